@@ -1,0 +1,158 @@
+//! What a connector gets from the runner when it is opened.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Result};
+
+/// What a connector gets from the runner when it is opened.
+#[derive(Clone)]
+pub struct Context {
+    /// The name of the source in the configuration.
+    pub source: String,
+    /// The run.
+    pub run_id: String,
+    /// The clock: tests set it.
+    pub clock: Arc<dyn Clock>,
+    /// Fires when the run ends. `extract` is dropped then anyway; blocking threads must look at it.
+    pub cancel: CancellationToken,
+    /// Shared rate limits: one bucket per account and endpoint in the whole process.
+    pub limiter: Limiter,
+    /// A folder for temporary files, mode 0700, removed when the process ends.
+    pub temp_dir: PathBuf,
+}
+
+impl Context {
+    /// A context for tests and for tools that open one source: system clock, no limits yet, the system's temporary
+    /// folder.
+    pub fn standalone(source: impl Into<String>) -> Self {
+        Self {
+            source: source.into(),
+            run_id: "standalone".into(),
+            clock: Arc::new(SystemClock),
+            cancel: CancellationToken::new(),
+            limiter: Limiter::default(),
+            temp_dir: std::env::temp_dir(),
+        }
+    }
+}
+
+/// A clock.
+pub trait Clock: Send + Sync {
+    /// Microseconds since 1970-01-01 UTC.
+    fn now_micros(&self) -> i64;
+}
+
+/// The clock of the operating system.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_micros(&self) -> i64 {
+        chrono::Utc::now().timestamp_micros()
+    }
+}
+
+/// Token buckets by name, shared by all slices of a process: `stripe/acct_1/charges`.
+#[derive(Clone, Default)]
+pub struct Limiter {
+    buckets: Arc<Mutex<HashMap<String, Bucket>>>,
+}
+
+/// How often something may be done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Sustained rate per second.
+    pub per_second: f64,
+    /// How many may be done at once after a pause.
+    pub burst: f64,
+}
+
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+    blocked_until: Option<Instant>,
+}
+
+impl Limiter {
+    /// Takes one token of a bucket, waiting until there is one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) when `cancel` fires first.
+    pub async fn acquire(&self, name: &str, rate: Rate, cancel: &CancellationToken) -> Result<()> {
+        let wait = self.reserve(name, rate);
+        if wait.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            () = cancel.cancelled() => Err(Error::cancelled()),
+        }
+    }
+
+    /// Lets nobody take a token of a bucket before `delay` has passed: the server said so.
+    pub fn block(&self, name: &str, delay: Duration) {
+        let until = Instant::now() + delay;
+        let mut buckets = self.lock();
+        let bucket = buckets.entry(name.to_owned()).or_insert_with(|| Bucket {
+            tokens: 0.0,
+            filled: Instant::now(),
+            blocked_until: None,
+        });
+        bucket.blocked_until = Some(bucket.blocked_until.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// Takes a token, possibly one that does not exist yet, and says how long to wait for it.
+    fn reserve(&self, name: &str, rate: Rate) -> Duration {
+        let now = Instant::now();
+        let mut buckets = self.lock();
+        let bucket = buckets.entry(name.to_owned()).or_insert_with(|| Bucket {
+            tokens: rate.burst,
+            filled: now,
+            blocked_until: None,
+        });
+        let elapsed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.tokens = (bucket.tokens + elapsed * rate.per_second).min(rate.burst) - 1.0;
+        bucket.filled = now;
+        let missing = if bucket.tokens < 0.0 { -bucket.tokens / rate.per_second } else { 0.0 };
+        let blocked = bucket.blocked_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        blocked.max(Duration::from_secs_f64(missing))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Bucket>> {
+        self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limiter_shares_one_bucket_among_clones() {
+        let limiter = Limiter::default();
+        let other = limiter.clone();
+        let rate = Rate { per_second: 10.0, burst: 2.0 };
+        let cancel = CancellationToken::new();
+        let start = Instant::now();
+        for i in 0..12 {
+            let one = if i % 2 == 0 { &limiter } else { &other };
+            one.acquire("account", rate, &cancel).await.expect("not cancelled");
+        }
+        assert_eq!(start.elapsed().as_millis(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blocked_bucket_waits_as_the_server_said() {
+        let limiter = Limiter::default();
+        let rate = Rate { per_second: 100.0, burst: 100.0 };
+        limiter.block("account", Duration::from_secs(7));
+        let start = Instant::now();
+        limiter.acquire("account", rate, &CancellationToken::new()).await.expect("not cancelled");
+        assert_eq!(start.elapsed().as_secs(), 7);
+    }
+}

@@ -1,0 +1,227 @@
+//! The contract of a table format: what a lake crate does for the runner.
+//!
+//! The runner holds one [`Table`] per stream from the moment it reads the checkpoint number until its last commit: a
+//! commit is built on the version that this handle read or that its own last commit made, never on "the newest"
+//! (invariant `commit_on_the_handle_that_read`).
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Json, Region, Result};
+
+/// A table format over one lake.
+#[async_trait]
+pub trait TableFormat: Send + Sync {
+    /// `delta`.
+    fn name(&self) -> &'static str;
+
+    /// Opens the table in `folder` (relative to the lake: `bronze/shop/orders`); `None` when there is none.
+    async fn open(&self, folder: &str) -> Result<Option<Box<dyn Table>>>;
+
+    /// Creates an empty table in a commit of its own, and opens it. A table that exists by then is opened as it is.
+    ///
+    /// A creating commit is not fenced, so it carries no rows (invariant `creation_carries_no_rows`).
+    async fn create(&self, folder: &str, definition: &Definition) -> Result<Box<dyn Table>>;
+
+    /// What becomes of a schema in this format: the types as they are stored. A column that cannot be stored is an error
+    /// that names it.
+    fn storage_schema(&self, schema: &SchemaRef) -> Result<SchemaRef>;
+
+    /// Casts a batch to [`TableFormat::storage_schema`] of its schema. Values must fit; the runner has rescued the others.
+    fn to_storage(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>;
+}
+
+/// How a new table shall be.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// Storage schema.
+    pub schema: SchemaRef,
+    /// Partition columns.
+    pub partition_by: Vec<String>,
+    /// For people: what the table holds.
+    pub description: Option<String>,
+}
+
+/// An opened table: one snapshot, and what our own commits made of it.
+#[async_trait]
+pub trait Table: Send + Sync {
+    /// The table's own id. A table that was dropped and made again has another one.
+    fn id(&self) -> &str;
+
+    /// The version that this handle stands on.
+    fn version(&self) -> u64;
+
+    /// The storage schema at that version.
+    fn schema(&self) -> SchemaRef;
+
+    /// The committed number of an application id, in this snapshot.
+    async fn number(&self, app: &str) -> Result<Option<i64>>;
+
+    /// Opens the table again, at its newest version. This handle stays as it is.
+    async fn reopen(&self) -> Result<Box<dyn Table>>;
+
+    /// Makes a writer of data files for this table's schema, or for a wider one that the commit will bring.
+    /// Files are invisible until they are committed.
+    fn writer(&self, schema: SchemaRef, options: &WriterOptions) -> Result<Box<dyn DataWriter>>;
+
+    /// Commits on the version of this handle. On success the handle stands on the new version.
+    ///
+    /// Another writer's commits in between are passed over when they neither carry one of our application ids, nor
+    /// change the schema, nor touch a file that this commit removes.
+    ///
+    /// # Errors
+    /// [`CommitError`]: `Conflict` = certainly not applied; `Unknown` = nobody knows, open again and look.
+    async fn commit(&mut self, commit: Commit) -> Result<u64, CommitError>;
+
+    /// The live data files at this handle's version.
+    async fn files(&self) -> Result<Vec<DataFile>>;
+
+    /// Reads the first `limit` rows, newest files first, for `ingest show` and `preview`.
+    async fn read(&self, limit: usize) -> Result<Vec<RecordBatch>>;
+
+    /// Keeps the table healthy: compaction, log checkpoints, removal of dead files.
+    async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained>;
+}
+
+/// How data files are written.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// A file is closed near this size. Default 128 MiB.
+    pub target_file_bytes: u64,
+    /// Memory that one writer may hold before it writes out a row group.
+    pub memory_bytes: u64,
+    /// `zstd` level 1 by default, else `snappy`.
+    pub compression: Compression,
+    /// Where the bytes go; uploads run on this runtime while the writer itself may sit on a thread of its own.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// How data files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// zstd, level 1.
+    #[default]
+    Zstd,
+    /// snappy.
+    Snappy,
+}
+
+/// Writes data files. Blocking: it belongs on a thread of its own, never on an async worker.
+pub trait DataWriter: Send {
+    /// Adds a batch in storage schema.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+    /// Bytes written or held for the current set of files.
+    fn bytes(&self) -> u64;
+    /// Bytes held in memory now.
+    fn memory(&self) -> u64;
+    /// Closes everything that is open; all files are durable and still invisible.
+    fn finish(self: Box<Self>) -> Result<Vec<DataFile>>;
+    /// Gives everything up; what was uploaded is removed where that is possible.
+    fn abort(self: Box<Self>);
+}
+
+/// A data file: everything that a commit needs to know about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Relative to the table, as the format's log spells it.
+    pub path: String,
+    /// Size.
+    pub bytes: u64,
+    /// Rows, where the log knows them.
+    pub rows: u64,
+    /// Values of the partition columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition: Vec<(String, Option<String>)>,
+    /// Statistics in the format's own spelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<String>,
+    /// When it was written: milliseconds UTC.
+    #[serde(default)]
+    pub modified: i64,
+}
+
+/// One atomic change of a table.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// Application ids with their new numbers: the fence.
+    pub transactions: Vec<(String, i64)>,
+    /// Files that become visible.
+    pub add: Vec<DataFile>,
+    /// What goes.
+    pub remove: Removal,
+    /// A wider storage schema.
+    pub schema: Option<SchemaRef>,
+    /// For people reading the table's history: the checkpoint document.
+    pub info: Option<Json>,
+}
+
+/// What a commit removes.
+#[derive(Debug, Clone, Default)]
+pub enum Removal {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Every live file at the version that the commit lands on.
+    All,
+    /// These files, which must all be live. Restored files may be among `add`.
+    Files(Vec<DataFile>),
+    /// The rows of these regions; files are rewritten where only a part of them goes. Rows in `add` stay.
+    Regions(Vec<Region>),
+}
+
+/// Why a commit did not succeed.
+#[derive(Debug)]
+pub enum CommitError {
+    /// Certainly not applied: another writer of our application ids was first, or changed what we depend on.
+    Conflict(Error),
+    /// Certainly not applied, for a reason that lies with the store or the data.
+    Failed(Error),
+    /// Nobody knows whether it was applied.
+    Unknown(Error),
+}
+
+impl CommitError {
+    /// The error inside.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Conflict(e) | Self::Failed(e) | Self::Unknown(e) => e,
+        }
+    }
+}
+
+/// What `maintain` shall do.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    /// Files below this size are put together. Default 128 MiB is aimed at.
+    pub target_file_bytes: u64,
+    /// Dead files younger than this stay. Default 7 days.
+    pub retention: std::time::Duration,
+    /// Paths of uploaded, uncommitted files that open plans still need (invariant `staged_files_survive_maintenance`).
+    pub staged: Arc<std::collections::HashSet<String>>,
+    /// Memory for reading and writing.
+    pub memory_bytes: u64,
+    /// Compression of compacted files.
+    pub compression: Compression,
+    /// Say what would be done, change nothing.
+    pub dry_run: bool,
+}
+
+/// What `maintain` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintained {
+    /// Small files that were put together.
+    pub files_compacted: u64,
+    /// Files that came of it.
+    pub files_written: u64,
+    /// Dead files that were deleted.
+    pub files_deleted: u64,
+    /// Their size.
+    pub bytes_deleted: u64,
+    /// Version of the log checkpoint that was written.
+    pub log_checkpoint: Option<u64>,
+}

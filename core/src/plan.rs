@@ -1,0 +1,92 @@
+//! Plans: the slices of streams, with bounds fixed before reading.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Estimate, Selected, SliceId, StreamName};
+
+/// What the runner asks `plan` for: all selected streams of one group at once.
+#[derive(Debug, Clone)]
+pub struct PlanRequest<P> {
+    /// The streams, with what their tables hold.
+    pub streams: Vec<Selected<P>>,
+    /// What planning may leave behind at the source.
+    pub intent: Intent,
+    /// Wanted size of a slice in bytes at the source.
+    pub slice_bytes: u64,
+    /// At least so many slices, where the stream can be cut.
+    pub min_slices: u32,
+    /// A window by hand: microseconds UTC, half-open.
+    pub interval: Option<(i64, i64)>,
+    /// The clock of this run: microseconds UTC.
+    pub now: i64,
+}
+
+/// What planning may leave behind at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Nothing (`ingest plan`): positions may be estimates.
+    Explain,
+    /// A slot or a job that other processes will use (`ingest plan -o`).
+    Portable,
+    /// Also what dies with this process: an exported snapshot.
+    Here,
+}
+
+/// The slices of a group of streams, and what will hold once they are done.
+#[derive(Debug, Clone)]
+pub struct Plan<W, P> {
+    /// At most 100,000.
+    pub slices: Vec<Slice<W>>,
+    /// Positions that hold once the plan's bounded slices are complete; `None` forgets one.
+    pub then: BTreeMap<StreamName, BTreeMap<SliceId, Option<P>>>,
+    /// The plan does not cover everything: ask again when it is complete.
+    pub more: bool,
+}
+
+impl<W, P> Default for Plan<W, P> {
+    fn default() -> Self {
+        Self { slices: Vec::new(), then: BTreeMap::new(), more: false }
+    }
+}
+
+/// An independent, serialisable piece of work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Slice<W> {
+    /// Feeds: stable across plans, it names the position. Others: unique within the plan.
+    pub id: SliceId,
+    /// The streams whose rows it gives.
+    pub streams: Vec<StreamName>,
+    /// How it may be repeated.
+    pub shape: Shape,
+    /// What it says to its connector; at most 64 KiB as JSON.
+    pub work: W,
+    /// What is known about its size.
+    #[serde(default)]
+    pub estimate: Estimate,
+}
+
+/// The shapes of a slice: the author's `Work` parts them, the runner treats them differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Bounded; lives and dies with its plan (exported snapshot, job, scan). Staged: its rows become visible in the one
+    /// commit that closes the plan.
+    Snapshot,
+    /// Bounded before reading; the same rows whoever reads it, and when. Committed mark by mark.
+    Window,
+    /// Ordered and endless; its id is stable across plans and names its position, which each table keeps for itself.
+    Feed,
+}
+
+/// How a call of `extract` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Bounded slices: all rows are given. Feeds: closed for ever, plan again.
+    Complete,
+    /// Feeds: nothing more now.
+    CaughtUp,
+    /// A job is not ready: the runner commits the last mark, waits so long, and calls again with it.
+    Pending(std::time::Duration),
+}
