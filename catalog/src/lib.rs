@@ -1,1 +1,31 @@
-//! x
+//! What `ingest` remembers, as JSON documents under `_ingest/` in the lake. There is no other state.
+//!
+//! ```text
+//! _ingest/checkpoints/<source>/<stream>/<number>.json   positions of a stream, one document per commit
+//! _ingest/plans/<source>/<plan id>.json                 the slices of a plan
+//! _ingest/feeds/<source>/<feed>/<k>.json                what every table of a change feed holds
+//! _ingest/leases/<source>/<stream>/<k>.json             who works on a stream
+//! _ingest/streams/<source>/<stream>/<k>.json            schema history
+//! _ingest/runs/<start>-<run id>.json                    run history
+//! ```
+//!
+//! `<stream>` is the table's folder name; documents keep the source's spelling. Each document has `format` first; a
+//! reader refuses a higher one.
+
+mod checkpoint;
+mod documents;
+mod feed;
+mod lease;
+mod plan;
+mod ranges;
+mod run;
+mod stream;
+
+pub use checkpoint::{Checkpoint, PlanProgress, Staged, checkpoint_path, list_checkpoints};
+pub use documents::{Created, Documents, FORMAT};
+pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
+pub use lease::{Holder, Lease};
+pub use plan::{PlanDocument, PlannedStream, plan_path};
+pub use ranges::Ranges;
+pub use run::{RunDocument, RunStream, list_runs, run_path};
+pub use stream::{ColumnDocument, StreamDocument, latest_stream, record_stream};

@@ -1,0 +1,226 @@
+//! The configuration: what a user writes in `ingest.yaml`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ingest_core::config::{ByteSize, Span};
+use ingest_core::lake::Compression;
+use ingest_core::{Json, JsonSchema, Mode, WriteMode, glob_matches};
+use serde::{Deserialize, Serialize};
+
+/// The merged configuration: file, overlay, environment; secrets resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where rows go.
+    pub lake: LakeConfig,
+    /// The memory of a run: reading, encoding and merging together. Default 512 MiB.
+    pub memory: ByteSize,
+    /// The sources by name.
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// The file it came from; `None` where there is none and defaults rule.
+    pub file: Option<PathBuf>,
+}
+
+/// Where rows go, and how.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LakeConfig {
+    /// A path (relative to the configuration file), `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    pub url: String,
+    /// The table format. `delta` is built in.
+    pub format: LakeFormat,
+    /// Options of the object store, such as `aws_region` or `aws_endpoint_url`. Credentials come from the environment
+    /// where they are left out.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub options: BTreeMap<String, String>,
+    /// `zstd` (level 1) or `snappy`.
+    pub compression: Compression,
+    /// Data files are closed near this size.
+    pub file_size: ByteSize,
+    /// A commit closes after this time at the latest.
+    pub commit_interval: Span,
+    /// Dead files are kept this long.
+    pub retention: Span,
+}
+
+impl Default for LakeConfig {
+    fn default() -> Self {
+        Self {
+            url: "./lake".into(),
+            format: LakeFormat::Delta,
+            options: BTreeMap::new(),
+            compression: Compression::Zstd,
+            file_size: ByteSize(128 << 20),
+            commit_interval: Span::seconds(60),
+            retention: Span::seconds(7 * 86_400),
+        }
+    }
+}
+
+/// A table format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LakeFormat {
+    /// Delta Lake.
+    Delta,
+    /// Apache Iceberg. Not built in yet.
+    Iceberg,
+    /// Bare Parquet files. Not built in yet.
+    Parquet,
+}
+
+/// A configured instance of a connector.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// Its name.
+    pub name: String,
+    /// The connector; left out in the file, the source's name.
+    pub connector: String,
+    /// The connector's own fields as JSON; secrets resolved.
+    pub fields: Json,
+    /// Stream names or globs with their options, in the order of the file. Empty = every stream.
+    pub streams: Vec<(String, StreamOptions)>,
+    /// Options for every stream that does not say otherwise.
+    pub defaults: StreamOptions,
+    /// When the source is due, for `ingest serve`: `hourly`, `daily`, a cron expression.
+    pub schedule: Option<String>,
+}
+
+impl SourceConfig {
+    /// A source that is not in the file: the connector of its name, with its defaults.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            connector: name.to_owned(),
+            fields: Json::Object(serde_json::Map::new()),
+            streams: Vec::new(),
+            defaults: StreamOptions::default(),
+            schedule: None,
+        }
+    }
+
+    /// Whether the configuration names a stream, and its options merged over the defaults. An exact name wins over a
+    /// glob, an earlier glob over a later one.
+    pub fn options_of(&self, stream: &str) -> Option<StreamOptions> {
+        if self.streams.is_empty() {
+            return Some(self.defaults.clone());
+        }
+        let exact = self.streams.iter().find(|(name, _)| name == stream);
+        exact
+            .or_else(|| self.streams.iter().find(|(glob, _)| glob_matches(glob, stream)))
+            .map(|(_, options)| options.over(&self.defaults))
+    }
+}
+
+/// What can be said of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamOptions {
+    /// `full`, `incremental` or `cdc`. Default: `incremental` where the catalog has a safe cursor or an event feed, else `full`.
+    #[schemars(with = "Option<ModeName>")]
+    pub mode: Option<Mode>,
+    /// The cursor column of `incremental`. Default: the best that the catalog knows.
+    pub cursor: Option<String>,
+    /// Key columns, where the catalog knows none or other ones.
+    pub key: Option<Vec<String>>,
+    /// `append`, `replace`, `merge` or `scd2`. Default: `replace` for `full`, else `append`.
+    #[schemars(with = "Option<WriteModeName>")]
+    pub write: Option<WriteMode>,
+    /// The columns to read. Default: all.
+    pub columns: Option<Vec<String>>,
+    /// A row filter in the source's own language.
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    /// Partition columns of the table. Default: none.
+    pub partition_by: Option<Vec<String>>,
+    /// When the stream is due, for `ingest serve`.
+    pub schedule: Option<String>,
+    /// What to do when the source's schema changes. Default: `evolve`.
+    pub on_schema_change: Option<SchemaPolicy>,
+    /// Data classes of columns: `pii`, `sensitive`, `restricted`.
+    pub classify: Option<BTreeMap<String, String>>,
+    /// How columns are masked. Not built in yet.
+    pub mask: Option<Json>,
+    /// Checks on the rows. Not built in yet.
+    pub checks: Option<Json>,
+    /// How old the table may be. Not built in yet.
+    pub sla: Option<Json>,
+    /// How long rows are kept. Not built in yet.
+    pub retention: Option<Json>,
+    /// How deletes are found where the source tells none. Not built in yet.
+    pub deletes: Option<Json>,
+    /// Keep deleted rows, marked. Not built in yet.
+    pub soft_delete: Option<bool>,
+    /// Risks that are accepted by name: `unsafe_cursor`.
+    pub accept: Option<OneOrMany>,
+    /// Columns of ours that are switched off: `{_ingest_run_id: false}`.
+    pub added_columns: Option<BTreeMap<String, bool>>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+enum ModeName {
+    Full,
+    Incremental,
+    Cdc,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+enum WriteModeName {
+    Append,
+    Replace,
+    Merge,
+    Scd2,
+}
+
+/// A text or a list of texts.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// Whether a word is among them.
+    pub fn contains(&self, word: &str) -> bool {
+        match self {
+            Self::One(one) => one == word,
+            Self::Many(many) => many.iter().any(|one| one == word),
+        }
+    }
+}
+
+/// What to do when the source's schema changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaPolicy {
+    /// New columns are added; a changed type that the table cannot take is rescued.
+    #[default]
+    Evolve,
+    /// The table keeps its schema; any change stops the stream.
+    Freeze,
+    /// The table keeps its schema; new columns and values that do not fit go to `_ingest_rescued`.
+    Rescue,
+    /// Any change stops the stream before a row is read.
+    Fail,
+}
+
+impl StreamOptions {
+    /// These options, and where they are silent those of `defaults`.
+    #[must_use]
+    pub fn over(&self, defaults: &Self) -> Self {
+        macro_rules! merge {
+            ($($field:ident),+) => { Self { $($field: self.$field.clone().or_else(|| defaults.$field.clone())),+ } };
+        }
+        merge!(
+            mode, cursor, key, write, columns, filter, partition_by, schedule, on_schema_change, classify, mask, checks, sla,
+            retention, deletes, soft_delete, accept, added_columns
+        )
+    }
+}

@@ -1,0 +1,205 @@
+//! What a run tells while it works: one value per event, rendered by the command line as bars, lines or JSON.
+
+use ingest_core::Error;
+use serde::Serialize;
+
+/// Takes events. Called from many tasks; it must be quick.
+pub trait Observer: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: &Event);
+}
+
+/// An observer that ignores everything.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: &Event) {}
+}
+
+/// What happened. `--progress json` prints it with `type`, `time` (RFC 3339) and `run_id` in front.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The configuration was read and the source is being opened.
+    RunStarted {
+        /// The source.
+        source: String,
+        /// The connector.
+        connector: String,
+        /// The lake, without credentials.
+        lake: String,
+        /// This program's version.
+        version: String,
+    },
+    /// A stream is planned and about to be read.
+    StreamStarted {
+        /// The stream.
+        stream: String,
+        /// `full`, `incremental`, `cdc`.
+        mode: String,
+        /// `append`, `replace`, …
+        write: String,
+        /// Slices of the plan.
+        slices: usize,
+        /// Slices of it that an earlier run has finished.
+        slices_done: usize,
+        /// Estimated rows.
+        rows: Option<u64>,
+        /// Estimated bytes.
+        bytes: Option<u64>,
+        /// How it will be read, for people: `2 ctid ranges under one snapshot`.
+        note: Option<String>,
+    },
+    /// How far a stream is; about once a second.
+    Progress {
+        /// The stream.
+        stream: String,
+        /// Rows read so far in this run.
+        rows_read: u64,
+        /// Bytes read so far in this run, as Arrow.
+        bytes_read: u64,
+        /// Slices finished, earlier runs included.
+        slices_done: usize,
+        /// Slices of the plan.
+        slices: usize,
+    },
+    /// A commit is durable.
+    Commit {
+        /// The stream.
+        stream: String,
+        /// Version of the table.
+        version: u64,
+        /// Rows that became visible.
+        rows: u64,
+        /// Files that became visible.
+        files: usize,
+        /// The checkpoint number.
+        number: i64,
+    },
+    /// Something that a person should know.
+    Warning {
+        /// The stream; none = the source or the run.
+        stream: Option<String>,
+        /// What.
+        message: String,
+    },
+    /// A stream is done or has failed.
+    StreamFinished(StreamReport),
+    /// Nothing happened for a while; the run is alive.
+    Heartbeat {
+        /// Seconds since the last row, mark or commit.
+        idle_seconds: u64,
+    },
+    /// The last event.
+    RunFinished(RunReport),
+}
+
+/// The figures of a stream.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StreamReport {
+    /// The stream.
+    pub stream: String,
+    /// The table, `source.table`.
+    pub table: String,
+    /// Rows that came out of the source.
+    pub rows_read: u64,
+    /// Rows that became visible.
+    pub rows_written: u64,
+    /// Rows with a rescued value.
+    pub rows_rescued: u64,
+    /// Records that went to quarantine.
+    pub rows_quarantined: u64,
+    /// Bytes read, as Arrow.
+    pub bytes_read: u64,
+    /// Files that became visible.
+    pub files: u64,
+    /// Bytes of those files.
+    pub bytes_written: u64,
+    /// The table's version after the last commit of this run; none = no commit.
+    pub commit_version: Option<u64>,
+    /// Wall time.
+    pub duration_ms: u64,
+    /// Something was left for the next run.
+    pub partial: bool,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// The figures of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    /// The run. Left out in JSON: every event carries it.
+    #[serde(skip)]
+    pub run_id: String,
+    /// The source.
+    pub source: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The exit code.
+    pub exit_code: u8,
+    /// Wall time.
+    pub duration_ms: u64,
+    /// Totals.
+    pub rows_read: u64,
+    /// Totals.
+    pub rows_written: u64,
+    /// Totals.
+    pub rows_rescued: u64,
+    /// Totals.
+    pub rows_quarantined: u64,
+    /// The streams, in the order of their names.
+    pub streams: Vec<StreamReport>,
+    /// What failed before any stream could start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Everything is in the lake.
+    Succeeded,
+    /// What was read is committed; something was left for the next run.
+    Partial,
+    /// At least one stream failed.
+    Failed,
+    /// It was asked to stop; all commits are whole.
+    Interrupted,
+}
+
+/// An error as JSON and text show it: `{kind, message, hint, context}`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorReport {
+    /// The kind, e.g. `Unavailable`.
+    pub kind: String,
+    /// What was attempted, and the causes.
+    pub message: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Names, counts, positions.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub context: serde_json::Map<String, serde_json::Value>,
+    /// The exit code of this error alone.
+    #[serde(skip)]
+    pub exit_code: u8,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        let mut message = error.message().to_owned();
+        for cause in error.causes() {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        Self {
+            kind: error.kind().name().to_owned(),
+            message,
+            hint: error.hint_text().map(str::to_owned),
+            context: error.context().iter().map(|(k, v)| ((*k).to_owned(), v.clone().into())).collect(),
+            exit_code: error.kind().exit_code(),
+        }
+    }
+}

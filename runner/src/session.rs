@@ -1,0 +1,129 @@
+//! An opened source beside an opened lake: what every verb works with.
+
+use std::sync::Arc;
+
+use ingest_catalog::Documents;
+use ingest_core::lake::TableFormat;
+use ingest_core::{CancellationToken, Clock, Context, Limiter, Result, Source, Spec, SystemClock};
+use ingest_lake_delta::DeltaFormat;
+use object_store::ObjectStore;
+
+use crate::config::{Config, LakeConfig, LakeFormat, SourceConfig};
+use crate::registry::Registry;
+
+/// An opened lake.
+#[derive(Clone)]
+pub struct Lake {
+    /// The table format.
+    pub format: Arc<dyn TableFormat>,
+    /// The store, rooted at the lake.
+    pub store: Arc<dyn ObjectStore>,
+    /// The JSON documents under `_ingest/`.
+    pub documents: Documents,
+    /// How it was configured.
+    pub config: LakeConfig,
+}
+
+impl Lake {
+    /// Opens a lake. Nothing is created yet.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` for a URL or options that make no store; `Unsupported` for a format that is not built in.
+    pub fn open(config: &LakeConfig) -> Result<Self> {
+        if config.format != LakeFormat::Delta {
+            return Err(ingest_core::Error::new(
+                ingest_core::ErrorKind::Unsupported,
+                "this table format is not built in yet",
+            )
+            .hint("use `lake.format: delta`"));
+        }
+        let delta = DeltaFormat::open(&config.url, &config.options)?;
+        let store = delta.store();
+        Ok(Self {
+            format: Arc::new(delta),
+            documents: Documents::new(Arc::clone(&store)),
+            store,
+            config: config.clone(),
+        })
+    }
+}
+
+/// An opened source beside an opened lake.
+pub struct Session {
+    /// The configuration of the source.
+    pub config: SourceConfig,
+    /// What the connector is.
+    pub spec: Spec,
+    /// The source.
+    pub source: Arc<dyn Source>,
+    /// The lake.
+    pub lake: Lake,
+    /// The memory of the run in bytes.
+    pub memory: u64,
+    /// The run.
+    pub run_id: String,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Fires when the run shall end.
+    pub cancel: CancellationToken,
+    /// Holds the folder of temporary files; dropping it removes them.
+    _temp_dir: tempfile::TempDir,
+}
+
+impl Session {
+    /// Opens the source `name` of a configuration, or the connector of that name with its defaults.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` for an unknown connector or a bad field; whatever `open` of the connector says.
+    pub async fn open(
+        config: &Config,
+        registry: &Registry,
+        name: &str,
+        run_id: Option<String>,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let lake = Lake::open(&config.lake)?;
+        Self::open_in(lake, config, registry, name, run_id, cancel).await
+    }
+
+    /// Like [`Session::open`], in a lake that is open already.
+    pub async fn open_in(
+        lake: Lake,
+        config: &Config,
+        registry: &Registry,
+        name: &str,
+        run_id: Option<String>,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let source_config = config.sources.get(name).cloned().unwrap_or_else(|| SourceConfig::named(name));
+        let factory = registry.get(&source_config.connector)?;
+        let spec = factory.spec();
+        let run_id = run_id.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // Mode 0700 is what tempfile gives a folder.
+        let temp_dir = tempfile::Builder::new()
+            .prefix("ingest-")
+            .tempdir()
+            .map_err(|e| ingest_core::Error::unexpected("cannot make a folder for temporary files").caused_by(e))?;
+        let context = Context {
+            source: name.to_owned(),
+            run_id: run_id.clone(),
+            clock: Arc::clone(&clock),
+            cancel: cancel.clone(),
+            limiter: Limiter::default(),
+            temp_dir: temp_dir.path().to_owned(),
+        };
+        let source = factory.open(source_config.fields.clone(), context).await?;
+        Ok(Self {
+            config: source_config,
+            spec,
+            source: Arc::from(source),
+            lake,
+            memory: config.memory.0,
+            run_id,
+            clock,
+            cancel,
+            _temp_dir: temp_dir,
+        })
+    }
+}
