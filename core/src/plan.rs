@@ -87,6 +87,11 @@ pub enum Done {
     Complete,
     /// Feeds: nothing more now.
     CaughtUp,
+    /// Bounded: all that can be read is given, and the last mark names what could not be (a damaged file, one that is
+    /// still growing). The slice counts as complete, and that mark stays as a position under the slice's id: the next
+    /// plan finds it in [`Selected::positions`] and forgets it by a `None` in [`Plan::then`]. The id must therefore be
+    /// unique across plans. It does not make a run partial; [`Out::skipped`](crate::Out::skipped) does.
+    Left,
     /// A job is not ready: the runner commits the last mark, waits so long, and calls again with it.
     Pending(std::time::Duration),
 }
