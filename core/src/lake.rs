@@ -64,9 +64,8 @@ pub trait Table: Send + Sync {
     /// Opens the table again, at its newest version. This handle stays as it is.
     async fn reopen(&self) -> Result<Box<dyn Table>>;
 
-    /// Makes a writer of data files for this table's schema, or for a wider one that the commit will bring.
-    /// Files are invisible until they are committed.
-    fn writer(&self, schema: SchemaRef, options: &WriterOptions) -> Result<Box<dyn DataWriter>>;
+    /// What makes writers of data files for this table. It can be used from other threads while this handle commits.
+    fn writers(&self) -> Arc<dyn Writers>;
 
     /// Commits on the version of this handle. On success the handle stands on the new version.
     ///
@@ -85,6 +84,13 @@ pub trait Table: Send + Sync {
 
     /// Keeps the table healthy: compaction, log checkpoints, removal of dead files.
     async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained>;
+}
+
+/// Makes writers of data files for one table.
+pub trait Writers: Send + Sync {
+    /// Makes a writer for the table's schema, or for a wider one that the commit will bring. Files are invisible until they
+    /// are committed.
+    fn writer(&self, schema: SchemaRef, options: &WriterOptions) -> Result<Box<dyn DataWriter>>;
 }
 
 /// How data files are written.
