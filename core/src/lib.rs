@@ -21,6 +21,7 @@ pub mod config;
 mod connector;
 mod context;
 mod error;
+pub mod json;
 pub mod lake;
 mod names;
 mod out;
