@@ -1,1 +1,854 @@
-//! An object store that fails.
+//! An object store that fails on command: what a run sees when the lake's store has a bad day.
+//!
+//! [`FaultStore`] wraps any [`ObjectStore`]. Faults come from scripts (the next `put` below a path), from standing rules,
+//! or from seeded chance. Two wrappers over one inner store are two clients with troubles of their own.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use ingest_testkit::store::{Fault, FaultStore, Operation};
+//! use object_store::{ObjectStoreExt, path::Path};
+//! let store = FaultStore::in_memory();
+//! store.script(Operation::Put, "_ingest/*", [Fault::LoseAnswer]);
+//! let path = Path::from("_ingest/runs/1.json");
+//! assert!(store.put(&path, "{}".into()).await.is_err(), "the answer was lost");
+//! assert!(store.get(&path).await.is_ok(), "the write was not");
+//! # });
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use ingest_core::glob_matches;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{Notify, watch};
+
+/// What a client asks a store to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Write an object whole, also create-if-absent and update-if-unchanged.
+    Put,
+    /// Begin an upload in parts.
+    StartUpload,
+    /// Send one part.
+    Part,
+    /// End an upload: only now does the object exist.
+    CompleteUpload,
+    /// Give an upload up.
+    AbortUpload,
+    /// Read an object, a range of it, or what is known about it.
+    Get,
+    /// List a prefix.
+    List,
+    /// Delete an object.
+    Delete,
+    /// Copy or rename an object.
+    Copy,
+}
+
+impl Operation {
+    /// Whether it changes what the store holds.
+    pub fn writes(self) -> bool {
+        !matches!(self, Self::Get | Self::List)
+    }
+}
+
+/// What goes wrong with one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: keeps the place of an operation in a script.
+    Pass,
+    /// Nothing is done, and the client is told so as an error of no particular kind (503, a timeout, a reset).
+    Refuse,
+    /// Nothing is done: 403.
+    Deny,
+    /// It is done, and the client gets an error.
+    LoseAnswer,
+    /// The client gets an error now; it is done later, at [`FaultStore::land`] (reads: as [`Fault::Refuse`]).
+    LandLate,
+    /// It is done twice, and the client gets the second answer: what its library's own retry after a lost answer makes
+    /// of it. A create-if-absent then says that the object exists, although it is the client's own.
+    Repeat,
+    /// It is done once [`FaultStore::release`] is called.
+    Hold,
+    /// It is done after this time.
+    Delay(Duration),
+    /// A body ends with an error after so many bytes, a list after so many entries.
+    Cut(u64),
+}
+
+/// Chances of faults, each from 0 to 1, for [`FaultStore::random`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Odds {
+    /// [`Fault::Refuse`].
+    pub refuse: f64,
+    /// [`Fault::LoseAnswer`], of operations that write.
+    pub lose: f64,
+    /// [`Fault::LandLate`], of operations that write.
+    pub late: f64,
+    /// [`Fault::Repeat`], of operations that write.
+    pub repeat: f64,
+    /// At each operation, that one late write lands before it.
+    pub land: f64,
+    /// Before and after each operation the task gives way up to so many times, so that tasks interleave differently
+    /// with each seed.
+    pub yields: u32,
+    /// Only paths that this glob matches.
+    pub paths: String,
+}
+
+impl Default for Odds {
+    /// One operation in ten fails somehow.
+    fn default() -> Self {
+        Self { refuse: 0.04, lose: 0.03, late: 0.02, repeat: 0.01, land: 0.1, yields: 3, paths: "*".into() }
+    }
+}
+
+/// How an operation went, for [`FaultStore::log`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, and the client knows.
+    Done,
+    /// The inner store said no: it exists, it does not exist, a precondition failed.
+    Failed,
+    /// Not done, by [`Fault::Refuse`] or [`Fault::Deny`].
+    Refused,
+    /// Sent to the inner store, and the client does not know.
+    Lost,
+    /// Not done yet, by [`Fault::LandLate`].
+    Late,
+    /// A late one was sent to the inner store.
+    Landed,
+}
+
+/// One line of [`FaultStore::log`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What was asked.
+    pub operation: Operation,
+    /// The object; of a list the prefix.
+    pub path: String,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// The cause inside every error that this store made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Injected(pub &'static str);
+
+impl fmt::Display for Injected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Injected {}
+
+/// Whether an error, or a cause of it, was made up by a [`FaultStore`].
+pub fn is_injected(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<Injected>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn injected(what: &'static str) -> Error {
+    Error::Generic { store: "FaultStore", source: Box::new(Injected(what)) }
+}
+
+struct Rule {
+    operation: Operation,
+    paths: String,
+    faults: VecDeque<Fault>,
+    /// The one fault stays for ever.
+    standing: bool,
+}
+
+struct Late {
+    operation: Operation,
+    path: String,
+    work: BoxFuture<'static, ()>,
+}
+
+#[derive(Default)]
+struct State {
+    rules: Vec<Rule>,
+    chance: Option<(StdRng, Odds)>,
+    late: Vec<Late>,
+    log: Vec<Record>,
+    held: usize,
+}
+
+/// What all clones share.
+struct Shared {
+    state: Mutex<State>,
+    releases: watch::Sender<u64>,
+    changed: Notify,
+}
+
+/// An [`ObjectStore`] that fails on command. Clones share their faults and their log.
+#[derive(Clone)]
+pub struct FaultStore {
+    inner: Arc<dyn ObjectStore>,
+    shared: Arc<Shared>,
+}
+
+impl FaultStore {
+    /// Wraps a store.
+    pub fn over(inner: Arc<dyn ObjectStore>) -> Self {
+        let shared = Shared { state: Mutex::default(), releases: watch::Sender::new(0), changed: Notify::new() };
+        Self { inner, shared: Arc::new(shared) }
+    }
+
+    /// Over an empty store in memory.
+    pub fn in_memory() -> Self {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    /// The wrapped store, which never fails: for looking at what is really there.
+    pub fn inner(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.inner)
+    }
+
+    /// The next operations of a kind on paths that the glob matches (`*` also passes over `/`) go wrong so, in order.
+    pub fn script(&self, operation: Operation, paths: &str, faults: impl IntoIterator<Item = Fault>) {
+        let faults = faults.into_iter().collect();
+        self.state().rules.push(Rule { operation, paths: paths.into(), faults, standing: false });
+    }
+
+    /// Every operation of a kind on these paths goes wrong so, until [`FaultStore::heal`]. Scripts come first.
+    pub fn always(&self, operation: Operation, paths: &str, fault: Fault) {
+        self.state().rules.push(Rule { operation, paths: paths.into(), faults: [fault].into(), standing: true });
+    }
+
+    /// What no script and no rule covers goes wrong by chance. The same seed and the same operations give the same
+    /// faults.
+    pub fn random(&self, seed: u64, odds: Odds) {
+        self.state().chance = Some((StdRng::seed_from_u64(seed), odds));
+    }
+
+    /// No more faults: scripts, rules and chance are forgotten and what is held goes on. Late writes stay late.
+    pub fn heal(&self) {
+        {
+            let mut state = self.state();
+            state.rules.clear();
+            state.chance = None;
+        }
+        self.release();
+    }
+
+    /// Lets everything go on that is held by [`Fault::Hold`] now.
+    pub fn release(&self) {
+        self.shared.releases.send_modify(|count| *count += 1);
+    }
+
+    /// Does everything that is late, in the order in which it was asked for, and says how many there were.
+    pub async fn land(&self) -> usize {
+        let mut landed = 0;
+        while self.land_at(|_| 0).await {
+            landed += 1;
+        }
+        landed
+    }
+
+    /// How many writes are late.
+    pub fn late(&self) -> usize {
+        self.state().late.len()
+    }
+
+    /// How many operations are held.
+    pub fn held(&self) -> usize {
+        self.state().held
+    }
+
+    /// Waits until something holds of this store: `store.until(|s| s.held() == 1).await`.
+    pub async fn until(&self, reached: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Everything that was asked for so far, in the order in which it ended.
+    pub fn log(&self) -> Vec<Record> {
+        self.state().log.clone()
+    }
+
+    /// How many operations of a kind were asked for on paths that a glob matches; a late one counts once.
+    pub fn count(&self, operation: Operation, paths: &str) -> usize {
+        let state = self.state();
+        let counts =
+            |r: &&Record| r.operation == operation && r.outcome != Outcome::Landed && glob_matches(paths, &r.path);
+        state.log.iter().filter(counts).count()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, operation: Operation, path: &str, outcome: Outcome) {
+        self.state().log.push(Record { operation, path: path.to_owned(), outcome });
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Takes one late write by `index(how many there are)` and does it; false if there is none.
+    async fn land_at(&self, index: impl Fn(usize) -> usize) -> bool {
+        let late = {
+            let mut state = self.state();
+            match state.late.len() {
+                0 => return false,
+                n => state.late.remove(index(n)),
+            }
+        };
+        late.work.await;
+        self.record(late.operation, &late.path, Outcome::Landed);
+        true
+    }
+
+    /// Gives way to other tasks, and perhaps lets a late write land: the interleavings of [`FaultStore::random`].
+    async fn give_way(&self) {
+        let (yields, landing) = match &mut self.state().chance {
+            None => return,
+            Some((rng, odds)) => {
+                let landing = rng.random_bool(odds.land).then(|| rng.random::<u32>() as usize);
+                (rng.random_range(0..=odds.yields), landing)
+            }
+        };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        if let Some(pick) = landing {
+            self.land_at(|n| pick % n).await;
+        }
+    }
+
+    fn decide(&self, operation: Operation, path: &str) -> Fault {
+        let mut state = self.state();
+        let matches = |r: &Rule| r.operation == operation && glob_matches(&r.paths, path);
+        if let Some(at) = state.rules.iter().position(|r| !r.standing && matches(r)) {
+            let fault = state.rules[at].faults.pop_front().unwrap_or(Fault::Pass);
+            if state.rules[at].faults.is_empty() {
+                state.rules.remove(at);
+            }
+            return fault;
+        }
+        if let Some(rule) = state.rules.iter().find(|r| r.standing && matches(r)) {
+            return rule.faults.front().copied().unwrap_or(Fault::Pass);
+        }
+        match &mut state.chance {
+            Some((rng, odds)) if glob_matches(&odds.paths, path) => chance(rng, odds, operation),
+            _ => Fault::Pass,
+        }
+    }
+
+    async fn hold(&self) {
+        let mut releases = self.shared.releases.subscribe();
+        let _held = Held::new(self);
+        // The sender lives as long as this store does.
+        let _ = releases.changed().await;
+    }
+
+    /// Does `work` with the fault that is due. `work` may be called twice, and may outlive the call.
+    async fn with_faults<T, W>(&self, operation: Operation, path: &Path, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: Fn() -> BoxFuture<'static, Result<T>> + Send + Sync,
+    {
+        let fault = self.decide(operation, path.as_ref());
+        self.give_way().await;
+        match fault {
+            Fault::LandLate if operation.writes() => {
+                let work = work().map(drop).boxed();
+                self.state().late.push(Late { operation, path: path.to_string(), work });
+                self.record(operation, path.as_ref(), Outcome::Late);
+                return Err(injected("no answer in time, the request is still on its way"));
+            }
+            Fault::LoseAnswer => {
+                let _ = work().await;
+                self.record(operation, path.as_ref(), Outcome::Lost);
+                return Err(injected("the answer was lost"));
+            }
+            Fault::Repeat if operation.writes() => {
+                let _ = work().await;
+                self.record(operation, path.as_ref(), Outcome::Lost);
+            }
+            other => self.before(other, operation, path).await?,
+        }
+        let result = work().await;
+        self.record(operation, path.as_ref(), if result.is_ok() { Outcome::Done } else { Outcome::Failed });
+        self.give_way().await;
+        result
+    }
+
+    /// The faults that come before the work, for every operation.
+    async fn before(&self, fault: Fault, operation: Operation, path: &Path) -> Result<()> {
+        let error = match fault {
+            Fault::Hold => {
+                self.hold().await;
+                return Ok(());
+            }
+            Fault::Delay(time) => {
+                tokio::time::sleep(time).await;
+                return Ok(());
+            }
+            Fault::Pass | Fault::Cut(_) | Fault::Repeat => return Ok(()),
+            Fault::Deny => Error::PermissionDenied {
+                path: path.to_string(),
+                source: Box::new(Injected("the store denies the request")),
+            },
+            Fault::Refuse | Fault::LoseAnswer | Fault::LandLate => injected("the store refused the request"),
+        };
+        self.record(operation, path.as_ref(), Outcome::Refused);
+        Err(error)
+    }
+
+    /// A list with the fault that is due: refused, or cut after some entries.
+    fn list_with_faults(
+        &self,
+        prefix: Option<&Path>,
+        list: impl FnOnce(&dyn ObjectStore) -> BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let store = self.clone();
+        let prefix = prefix.cloned().unwrap_or_default();
+        let entries = list(self.inner.as_ref());
+        let start = async move {
+            let fault = store.decide(Operation::List, prefix.as_ref());
+            store.give_way().await;
+            if let Err(error) = store.before(fault, Operation::List, &prefix).await {
+                return futures::stream::once(async { Err(error) }).boxed();
+            }
+            store.record(Operation::List, prefix.as_ref(), Outcome::Done);
+            match fault {
+                Fault::Cut(entries_left) => {
+                    let entries_left = usize::try_from(entries_left).unwrap_or(usize::MAX);
+                    let cut = futures::stream::once(async { Err(injected("the list was cut")) });
+                    entries.take(entries_left).chain(cut).boxed()
+                }
+                _ => entries,
+            }
+        };
+        start.into_stream().flatten().boxed()
+    }
+}
+
+/// Counts a held operation, also when its caller gives it up.
+struct Held<'a>(&'a FaultStore);
+
+impl<'a> Held<'a> {
+    fn new(store: &'a FaultStore) -> Self {
+        store.state().held += 1;
+        store.shared.changed.notify_waiters();
+        Self(store)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.state().held -= 1;
+        self.0.shared.changed.notify_waiters();
+    }
+}
+
+fn chance(rng: &mut StdRng, odds: &Odds, operation: Operation) -> Fault {
+    let mut roll = rng.random::<f64>();
+    let mut falls_below = |odds: f64| {
+        roll -= odds;
+        roll < 0.0
+    };
+    if falls_below(odds.refuse) {
+        return Fault::Refuse;
+    }
+    if !operation.writes() {
+        return Fault::Pass;
+    }
+    for (odds, fault) in [(odds.lose, Fault::LoseAnswer), (odds.late, Fault::LandLate), (odds.repeat, Fault::Repeat)] {
+        if falls_below(odds) {
+            return fault;
+        }
+    }
+    Fault::Pass
+}
+
+/// A body that ends with an error after `left` bytes.
+fn cut(result: GetResult, left: u64) -> GetResult {
+    let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
+    let body = result.into_stream();
+    let stream = futures::stream::unfold(Some((body, left)), |state| async move {
+        let (mut body, left) = state?;
+        if left == 0 {
+            return Some((Err(injected("the body was cut")), None));
+        }
+        match body.next().await? {
+            Err(error) => Some((Err(error), None)),
+            Ok(bytes) => {
+                let taken = bytes.slice(..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                let left = left - taken.len() as u64;
+                Some((Ok(taken), Some((body, left))))
+            }
+        }
+    });
+    GetResult { payload: GetResultPayload::Stream(stream.boxed()), meta, range, attributes }
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultStore({})", self.inner)
+    }
+}
+
+impl fmt::Display for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let work = |inner: Arc<dyn ObjectStore>, path: Path| {
+            let (payload, options) = (payload.clone(), options.clone());
+            async move { inner.put_opts(&path, payload, options).await }.boxed()
+        };
+        self.with_faults(Operation::Put, location, || work(self.inner(), location.clone())).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let work = |inner: Arc<dyn ObjectStore>, path: Path| {
+            let options = options.clone();
+            async move { inner.put_multipart_opts(&path, options).await }.boxed()
+        };
+        let upload =
+            self.with_faults(Operation::StartUpload, location, || work(self.inner(), location.clone())).await?;
+        let upload = Arc::new(tokio::sync::Mutex::new(upload));
+        Ok(Box::new(Upload { upload, store: self.clone(), path: location.clone() }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let fault = self.decide(Operation::Get, location.as_ref());
+        self.give_way().await;
+        self.before(fault, Operation::Get, location).await?;
+        let result = self.inner.get_opts(location, options).await;
+        let outcome = if result.is_ok() { Outcome::Done } else { Outcome::Failed };
+        self.record(Operation::Get, location.as_ref(), outcome);
+        self.give_way().await;
+        match fault {
+            Fault::Cut(bytes) => Ok(cut(result?, bytes)),
+            _ => result,
+        }
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let work = |inner: Arc<dyn ObjectStore>, path: Path, ranges: Vec<Range<u64>>| {
+            async move { inner.get_ranges(&path, &ranges).await }.boxed()
+        };
+        self.with_faults(Operation::Get, location, || work(self.inner(), location.clone(), ranges.to_vec())).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        let delete = move |location: Result<Path>| {
+            let store = store.clone();
+            async move {
+                let path = location?;
+                let work = |inner: Arc<dyn ObjectStore>, path: Path| async move { inner.delete(&path).await }.boxed();
+                store.with_faults(Operation::Delete, &path, || work(store.inner(), path.clone())).await?;
+                Ok(path)
+            }
+        };
+        locations.then(delete).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.list_with_faults(prefix, |inner| inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.list_with_faults(prefix, |inner| inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let path = prefix.cloned().unwrap_or_default();
+        let work = |inner: Arc<dyn ObjectStore>, prefix: Option<Path>| {
+            async move { inner.list_with_delimiter(prefix.as_ref()).await }.boxed()
+        };
+        self.with_faults(Operation::List, &path, || work(self.inner(), prefix.cloned())).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let work = |inner: Arc<dyn ObjectStore>, from: Path, to: Path| {
+            let options = options.clone();
+            async move { inner.copy_opts(&from, &to, options).await }.boxed()
+        };
+        self.with_faults(Operation::Copy, to, || work(self.inner(), from.clone(), to.clone())).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        let work = |inner: Arc<dyn ObjectStore>, from: Path, to: Path| {
+            let options = options.clone();
+            async move { inner.rename_opts(&from, &to, options).await }.boxed()
+        };
+        self.with_faults(Operation::Copy, to, || work(self.inner(), from.clone(), to.clone())).await
+    }
+}
+
+/// An upload in parts whose parts, end and abort may go wrong.
+struct Upload {
+    /// Shared, because an end that is late outlives its caller.
+    upload: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
+    store: FaultStore,
+    path: Path,
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upload({})", self.path)
+    }
+}
+
+impl Upload {
+    /// The end or the abort, with the fault that is due; a second call of one upload makes no sense, so `Repeat` passes.
+    async fn finish<T, F>(&self, operation: Operation, work: impl Fn(Shareable) -> F + Send + Sync) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.store.with_faults(operation, &self.path, || work(Arc::clone(&self.upload)).boxed()).await
+    }
+}
+
+type Shareable = Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>;
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        // Parts are numbered in the order of these calls, so the inner call is made now and only its work can fail.
+        // Nobody else holds the lock: a late end comes after all parts.
+        let Ok(mut upload) = self.upload.try_lock() else {
+            return async { Err(injected("a part was sent after the end of its upload")) }.boxed();
+        };
+        let part = upload.put_part(data);
+        let (store, path) = (self.store.clone(), self.path.clone());
+        async move {
+            let fault = store.decide(Operation::Part, path.as_ref());
+            store.give_way().await;
+            match fault {
+                Fault::LoseAnswer | Fault::LandLate => {
+                    part.await?;
+                    store.record(Operation::Part, path.as_ref(), Outcome::Lost);
+                    return Err(injected("the answer was lost"));
+                }
+                other => store.before(other, Operation::Part, &path).await?,
+            }
+            let result = part.await;
+            let outcome = if result.is_ok() { Outcome::Done } else { Outcome::Failed };
+            store.record(Operation::Part, path.as_ref(), outcome);
+            result
+        }
+        .boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.finish(Operation::CompleteUpload, |upload| async move { upload.lock().await.complete().await }).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.finish(Operation::AbortUpload, |upload| async move { upload.lock().await.abort().await }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use object_store::{PutMode, WriteMultipart};
+
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        Path::from(text)
+    }
+
+    fn create() -> PutOptions {
+        PutMode::Create.into()
+    }
+
+    async fn text(store: &dyn ObjectStore, at: &str) -> Option<String> {
+        let bytes = store.get(&path(at)).await.ok()?.bytes().await.unwrap();
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn without_faults_it_is_the_inner_store() {
+        let store = FaultStore::in_memory();
+        store.put(&path("a/1"), "one".into()).await.unwrap();
+        store.put_opts(&path("a/2"), "two".into(), create()).await.unwrap();
+        let exists = store.put_opts(&path("a/2"), "again".into(), create()).await.unwrap_err();
+        assert!(matches!(exists, Error::AlreadyExists { .. }));
+        store.copy(&path("a/1"), &path("b/1")).await.unwrap();
+        store.rename(&path("b/1"), &path("b/2")).await.unwrap();
+        assert_eq!(text(&store, "b/2").await.as_deref(), Some("one"));
+        assert_eq!(store.get_ranges(&path("a/1"), &[0..1, 2..3]).await.unwrap(), ["o", "e"]);
+        let listed: Vec<_> =
+            store.list(Some(&path("a"))).map_ok(|m| m.location.to_string()).try_collect().await.unwrap();
+        assert_eq!(listed, ["a/1", "a/2"]);
+        let after: Vec<_> = store.list_with_offset(None, &path("a/2")).try_collect().await.unwrap();
+        assert_eq!(after.len(), 1);
+        assert_eq!(store.list_with_delimiter(None).await.unwrap().common_prefixes.len(), 2);
+        store.delete(&path("a/1")).await.unwrap();
+        assert_eq!(text(&store, "a/1").await, None);
+        assert_eq!(store.count(Operation::Put, "a/*"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_refused_write_changes_nothing_and_a_script_is_used_up() {
+        let store = FaultStore::in_memory();
+        store.script(Operation::Put, "log/*", [Fault::Pass, Fault::Refuse, Fault::Deny]);
+        store.put(&path("log/0"), "x".into()).await.unwrap();
+        let refused = store.put(&path("log/1"), "x".into()).await.unwrap_err();
+        assert!(is_injected(&refused));
+        let denied = store.put(&path("log/1"), "x".into()).await.unwrap_err();
+        assert!(matches!(denied, Error::PermissionDenied { .. }));
+        assert_eq!(text(&store, "log/1").await, None);
+        store.put(&path("log/1"), "x".into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_leaves_the_write_done() {
+        let store = FaultStore::in_memory();
+        store.script(Operation::Put, "*", [Fault::LoseAnswer]);
+        assert!(store.put_opts(&path("1"), "mine".into(), create()).await.is_err());
+        assert_eq!(text(&store, "1").await.as_deref(), Some("mine"));
+    }
+
+    #[tokio::test]
+    async fn a_repeated_create_says_that_its_own_object_exists() {
+        let store = FaultStore::in_memory();
+        store.script(Operation::Put, "*", [Fault::Repeat]);
+        let error = store.put_opts(&path("1"), "mine".into(), create()).await.unwrap_err();
+        assert!(matches!(error, Error::AlreadyExists { .. }));
+        assert_eq!(text(&store, "1").await.as_deref(), Some("mine"));
+    }
+
+    #[tokio::test]
+    async fn a_late_create_lands_only_where_nobody_was_first() {
+        let store = FaultStore::in_memory();
+        store.script(Operation::Put, "*", [Fault::LandLate, Fault::LandLate]);
+        assert!(store.put_opts(&path("1"), "late".into(), create()).await.is_err());
+        assert!(store.put_opts(&path("2"), "late".into(), create()).await.is_err());
+        store.put_opts(&path("1"), "first".into(), create()).await.unwrap();
+        assert_eq!(text(&store, "2").await, None);
+        assert_eq!((store.late(), store.land().await, store.late()), (2, 2, 0));
+        assert_eq!(text(&store, "1").await.as_deref(), Some("first"));
+        assert_eq!(text(&store, "2").await.as_deref(), Some("late"));
+    }
+
+    #[tokio::test]
+    async fn a_held_write_waits_for_its_release() {
+        let store = FaultStore::in_memory();
+        store.always(Operation::Put, "*", Fault::Hold);
+        let write = tokio::spawn({
+            let store = store.clone();
+            async move { store.put(&path("1"), "x".into()).await }
+        });
+        store.until(|s| s.held() == 1).await;
+        assert_eq!(text(&store, "1").await, None);
+        store.heal();
+        write.await.unwrap().unwrap();
+        assert_eq!(text(&store, "1").await.as_deref(), Some("x"));
+        assert_eq!(store.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn bodies_and_lists_are_cut_in_the_middle() {
+        let store = FaultStore::in_memory();
+        for name in ["a", "b", "c"] {
+            store.put(&path(name), "0123456789".into()).await.unwrap();
+        }
+        store.script(Operation::Get, "a", [Fault::Cut(4)]);
+        let mut body = store.get(&path("a")).await.unwrap().into_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "0123");
+        assert!(body.next().await.unwrap().is_err());
+        store.script(Operation::List, "*", [Fault::Cut(2)]);
+        let listed: Vec<_> = store.list(None).collect().await;
+        assert_eq!(listed.iter().map(|r| r.is_ok()).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn an_upload_in_parts_fails_at_each_of_its_steps() {
+        for (operation, fault, visible) in [
+            (Operation::StartUpload, Fault::Refuse, false),
+            (Operation::Part, Fault::Refuse, false),
+            (Operation::CompleteUpload, Fault::Refuse, false),
+            (Operation::CompleteUpload, Fault::LoseAnswer, true),
+        ] {
+            let store = FaultStore::in_memory();
+            store.script(operation, "*", [fault]);
+            let written = async {
+                let mut writer = WriteMultipart::new(store.put_multipart(&path("big")).await?);
+                writer.write(&vec![b'x'; 12 << 20]);
+                writer.finish().await
+            };
+            assert!(written.await.is_err(), "{operation:?} {fault:?}");
+            assert_eq!(text(&store, "big").await.is_some(), visible, "{operation:?} {fault:?}");
+        }
+        let store = FaultStore::in_memory();
+        let mut writer = WriteMultipart::new(store.put_multipart(&path("big")).await.unwrap());
+        writer.write(&vec![b'x'; 12 << 20]);
+        writer.finish().await.unwrap();
+        assert_eq!(store.head(&path("big")).await.unwrap().size, 12 << 20);
+        store.script(Operation::CompleteUpload, "*", [Fault::LandLate]);
+        let mut writer = WriteMultipart::new(store.put_multipart(&path("late")).await.unwrap());
+        writer.write(b"x");
+        assert!(writer.finish().await.is_err());
+        assert_eq!(text(&store, "late").await, None);
+        store.land().await;
+        assert_eq!(text(&store, "late").await.as_deref(), Some("x"));
+    }
+
+    #[tokio::test]
+    async fn one_seed_gives_one_history() {
+        async fn history(seed: u64) -> Vec<Record> {
+            let store = FaultStore::in_memory();
+            store.random(seed, Odds::default());
+            for i in 0..300 {
+                let at = path(&format!("{}", i % 40));
+                let _ = store.put_opts(&at, "x".into(), create()).await;
+                let _ = store.get(&at).await;
+            }
+            store.log()
+        }
+        let log = history(7).await;
+        assert_eq!(log, history(7).await);
+        assert_ne!(log, history(8).await);
+        for outcome in [Outcome::Refused, Outcome::Lost, Outcome::Late, Outcome::Landed, Outcome::Failed] {
+            assert!(log.iter().any(|r| r.outcome == outcome), "{outcome:?}");
+        }
+    }
+}
