@@ -11,6 +11,7 @@
 //! | Decimal128(p, s) | numbers of at most p digits, s of them fractional, from their text, also as strings | rescued |
 //! | Utf8 | any literal: strings unquoted, numbers as written, objects and lists as compact JSON | lone surrogates rescued |
 //! | Utf8 with [`FORMAT`] `json` | any value as compact JSON text | |
+//! | Utf8 with [`FORMAT`] `id` | a literal as above; of an object its `id` (the object is rescued as well) | objects without a text `id` rescued |
 //! | Timestamp | RFC 3339 text (with an offset if and only if the type has a zone); with [`FORMAT`] `unix_s`, `unix_ms`, `unix_us` a number; years 0001 to 9999 | rescued |
 //! | Date32 | `2025-01-31` | rescued |
 //! | List, Map with Utf8 keys, Struct | lists and objects whose parts all fit | rescued whole |
@@ -58,8 +59,8 @@ pub use self::envelope::{Envelope, PageShape};
 pub use self::read::Record;
 use crate::{Error, ErrorKind, Result, columns};
 
-/// Key of the field metadata that says how a source writes the values of a column: `json`, `rfc3339`, `unix_s`,
-/// `unix_ms`, `unix_us`.
+/// Key of the field metadata that says how a source writes the values of a column: `json`, `id`, `rfc3339`,
+/// `unix_s`, `unix_ms`, `unix_us`.
 pub const FORMAT: &str = "ingest.json";
 
 /// Key of the field metadata that holds the source's name of a column, where the column has another.

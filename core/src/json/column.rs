@@ -53,6 +53,8 @@ enum Values {
     Text(Texts),
     /// The JSON text of any value.
     Json(Texts),
+    /// A text, or the `id` of an object.
+    Id(Texts),
     List {
         offsets: Vec<i32>,
         item: Box<Column>,
@@ -165,6 +167,7 @@ impl Column {
         let values = match (field.data_type(), format) {
             (DataType::Utf8, None) => Values::Text(Texts::new()),
             (DataType::Utf8, Some("json")) => Values::Json(Texts::new()),
+            (DataType::Utf8, Some("id")) => Values::Id(Texts::new()),
             (DataType::Timestamp(unit, zone), _) => {
                 let given = match format {
                     None | Some("rfc3339") => Clock::Rfc3339,
@@ -240,7 +243,9 @@ impl Column {
     /// The text of the last row of a text column.
     pub(super) fn last_text(&self) -> Option<&str> {
         match &self.values {
-            Values::Text(texts) | Values::Json(texts) if self.nulls.is_valid(self.nulls.len().checked_sub(1)?) => {
+            Values::Text(texts) | Values::Json(texts) | Values::Id(texts)
+                if self.nulls.is_valid(self.nulls.len().checked_sub(1)?) =>
+            {
                 texts.last()
             }
             _ => None,
@@ -285,7 +290,7 @@ impl Column {
                     }
                 }
             }
-            Values::Text(texts) | Values::Json(texts) => Arc::new(texts.finish(nulls)?),
+            Values::Text(texts) | Values::Json(texts) | Values::Id(texts) => Arc::new(texts.finish(nulls)?),
             Values::List { offsets, item, field } => {
                 let offsets = offset_buffer(renew(offsets, true));
                 Arc::new(ListArray::try_new(field.clone(), offsets, item.finish()?, nulls)?)
@@ -345,6 +350,7 @@ impl Values {
                 )
             }
             Self::Text(texts) => push_text(texts, raw)?,
+            Self::Id(texts) => push_id(texts, raw)?,
             Self::Json(texts) => {
                 literal::compact(raw, texts.open());
                 texts.close()?;
@@ -366,7 +372,7 @@ impl Values {
             Self::Int64(values) | Self::Timestamp { values, .. } => values.push(0),
             Self::Float64(values) => values.push(0.0),
             Self::Decimal { values, .. } => values.push(0),
-            Self::Text(texts) | Self::Json(texts) => again(&mut texts.offsets),
+            Self::Text(texts) | Self::Json(texts) | Self::Id(texts) => again(&mut texts.offsets),
             Self::List { offsets, .. } | Self::Map { offsets, .. } => again(offsets),
             Self::Struct { children, .. } => children.iter_mut().for_each(Column::push_null),
         }
@@ -383,7 +389,7 @@ impl Values {
             Self::Int64(values) | Self::Timestamp { values, .. } => values.truncate(rows),
             Self::Float64(values) => values.truncate(rows),
             Self::Decimal { values, .. } => values.truncate(rows),
-            Self::Text(texts) | Self::Json(texts) => texts.truncate(rows),
+            Self::Text(texts) | Self::Json(texts) | Self::Id(texts) => texts.truncate(rows),
             Self::List { offsets, item, .. } => item.truncate(inner(offsets, rows)),
             Self::Struct { children, .. } => children.iter_mut().for_each(|child| child.truncate(rows)),
             Self::Map { offsets, keys, values, .. } => {
@@ -401,7 +407,7 @@ impl Values {
             Self::Int64(values) | Self::Timestamp { values, .. } => values.len() * 8,
             Self::Float64(values) => values.len() * 8,
             Self::Decimal { values, .. } => values.len() * 16,
-            Self::Text(texts) | Self::Json(texts) => texts.size(),
+            Self::Text(texts) | Self::Json(texts) | Self::Id(texts) => texts.size(),
             Self::List { offsets, item, .. } => offsets.len() * 4 + item.size(),
             Self::Struct { children, .. } => children.iter().map(Column::size).sum(),
             Self::Map { offsets, keys, values, .. } => offsets.len() * 4 + keys.size() + values.size(),
@@ -423,6 +429,21 @@ fn push_text(texts: &mut Texts, raw: &str) -> Result<Fit> {
         _ => texts.push(raw)?,
     }
     Ok(Fit::Taken)
+}
+
+/// A reference is a text where it is not expanded, else an object that carries the same text as `id`.
+fn push_id(texts: &mut Texts, raw: &str) -> Result<Fit> {
+    if !raw.starts_with('{') {
+        return push_text(texts, raw);
+    }
+    let id = members(raw).and_then(|members| literal::string(members.get("id")?));
+    Ok(match id {
+        Some(id) => {
+            texts.push(&id)?;
+            Fit::InPart
+        }
+        None => Fit::Refused,
+    })
 }
 
 fn push_list(offsets: &mut Vec<i32>, item: &mut Column, raw: &str) -> Result<Fit> {

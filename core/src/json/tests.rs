@@ -90,6 +90,20 @@ fn json_columns_keep_the_text_of_any_value() {
 }
 
 #[test]
+fn references_give_their_id_expanded_or_not() {
+    let mut decoder = Decoder::new(schema(vec![formatted("a", DataType::Utf8, "id")])).expect("a decoder");
+    for object in [r#"{"a":"cus_1"}"#, r#"{"a":{"id":"cus_2","name":"N"}}"#, r#"{"a":{"name":"N"}}"#, r#"{"a":null}"#] {
+        decoder.object(object.as_bytes()).expect(object);
+    }
+    let batch = decoder.flush().expect("a batch");
+    let texts: Vec<_> = batch.column(0).as_string::<i32>().iter().collect();
+    assert_eq!(texts, [Some("cus_1"), Some("cus_2"), None, None]);
+    let rescued: Vec<_> = (0..4).map(|row| rescued(&batch, row)).collect();
+    let object = |text: &str| Some(format!(r#"{{"a":{text}}}"#));
+    assert_eq!(rescued, [None, object(r#"{"id":"cus_2","name":"N"}"#), object(r#"{"name":"N"}"#), None]);
+}
+
+#[test]
 fn times_are_read_as_the_field_says() {
     let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let fields = vec![formatted("created", micros.clone(), "unix_s"), Field::new("at", micros, true)];
