@@ -1,5 +1,12 @@
 //! The configuration: what a user writes in `ingest.yaml`.
 
+mod load;
+mod problem;
+mod reference;
+pub mod schema;
+mod validate;
+mod yaml;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -7,6 +14,28 @@ use ingest_core::config::{ByteSize, Span};
 use ingest_core::lake::Compression;
 use ingest_core::{Json, JsonSchema, Mode, WriteMode, glob_matches};
 use serde::{Deserialize, Serialize};
+
+pub use load::{DEFAULT_MEMORY, LoadOptions, Loaded, masked};
+pub use problem::{ConfigProblem, Origin, as_error};
+pub use validate::{Facts, dereference, description, is_secret, types};
+
+/// A URL for people: without user, password and query.
+pub fn public_url(url: &str) -> String {
+    if !url.contains("://") {
+        return url.to_owned();
+    }
+    match url::Url::parse(url) {
+        Ok(mut parsed) => {
+            // They fail only for URLs that cannot carry the part at all.
+            let _ = parsed.set_username("");
+            let _ = parsed.set_password(None);
+            parsed.set_query(None);
+            parsed.set_fragment(None);
+            parsed.to_string()
+        }
+        Err(_) => "(a URL that cannot be read)".to_owned(),
+    }
+}
 
 /// The merged configuration: file, overlay, environment; secrets resolved.
 #[derive(Debug, Clone)]

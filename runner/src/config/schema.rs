@@ -1,0 +1,144 @@
+//! JSON Schemas of the configuration: what the loader validates against, and what `ingest config schema` prints.
+
+use ingest_core::config::ByteSize;
+use ingest_core::{Json, JsonSchema, Spec};
+use schemars::generate::SchemaSettings;
+use serde::Serialize;
+use serde_json::{Map, json};
+
+use super::{LakeConfig, StreamOptions};
+use crate::registry::Registry;
+
+/// Keys of a source that are the runner's; all others are its connector's.
+pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
+/// Stream options that exist in the design and are refused until they are built.
+pub const OPTIONS_NOT_BUILT_IN: [&str; 6] = ["mask", "checks", "sla", "retention", "deletes", "soft_delete"];
+/// Values of stream options that are refused until they are built.
+pub const WORDS_NOT_BUILT_IN: [(&str, &str); 3] = [("mode", "cdc"), ("write", "merge"), ("write", "scd2")];
+/// Below this, not even one batch and one open file fit.
+pub const LEAST_MEMORY: ByteSize = ByteSize(32 << 20);
+
+/// Whether a name says that its value is not to be shown, whatever a schema says.
+pub fn looks_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let words =
+        ["secret", "password", "passwd", "token", "credential", "api_key", "apikey", "private_key", "access_key"];
+    let public = ["_url", "_uri", "_path", "_type", "endpoint", "access_key_id", "allow_http"];
+    words.iter().any(|word| key.contains(word)) && !public.iter().any(|word| key.ends_with(word))
+}
+
+fn of<T: JsonSchema>() -> Json {
+    let generator = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator();
+    generator.into_root_schema_for::<T>().into()
+}
+
+/// The schema of `lake`.
+pub fn lake() -> Json {
+    of::<LakeConfig>()
+}
+
+/// The schema of `memory`.
+pub fn memory() -> Json {
+    of::<ByteSize>()
+}
+
+/// The schema of the options of a stream.
+pub fn stream_options() -> Json {
+    of::<StreamOptions>()
+}
+
+/// The schema of a text.
+pub fn text() -> Json {
+    json!({"type": "string", "minLength": 1})
+}
+
+/// The schema of a connector's own fields; unknown keys are refused even where its struct forgot to say so.
+pub fn fields(spec: &Spec) -> Json {
+    let mut schema = spec.config.clone().unwrap_or_else(|| json!({"type": "object"}));
+    if let Some(object) = schema.as_object_mut() {
+        if object.contains_key("properties") && !object.contains_key("unevaluatedProperties") {
+            object.entry("additionalProperties").or_insert(false.into());
+        }
+    }
+    schema
+}
+
+/// A value of a configuration struct as JSON.
+pub fn as_json<T: Serialize>(value: &T) -> Json {
+    serde_json::to_value(value).unwrap_or(Json::Null)
+}
+
+/// The word of an enum of the configuration.
+pub fn word<T: Serialize>(value: &T) -> String {
+    as_json(value).as_str().unwrap_or_default().to_owned()
+}
+
+/// The schema of a whole file, for editors.
+pub fn whole(registry: &Registry) -> Json {
+    let specs: Vec<Spec> = registry.names().filter_map(|name| Some(registry.get(name).ok()?.spec())).collect();
+    let by_name: Map<String, Json> = specs.iter().map(|spec| (spec.name.clone(), source(spec, false))).collect();
+    let any: Vec<Json> = specs.iter().map(|spec| source(spec, true)).collect();
+    let mut lake = lake();
+    if let Some(lake) = lake.as_object_mut() {
+        lake.remove("$schema");
+        lake.insert("description".into(), "Where rows go, and how.".into());
+    }
+    let mut memory = memory();
+    if let Some(memory) = memory.as_object_mut() {
+        memory.remove("$schema");
+        memory.insert("default".into(), super::load::DEFAULT_MEMORY.to_string().into());
+        let text = "The memory of a run: reading, encoding and merging together.";
+        memory.insert("description".into(), text.into());
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ingest.yaml",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "lake": lake,
+            "memory": memory,
+            "sources": {
+                "description": "Configured instances of connectors, by name.",
+                "type": "object",
+                "properties": by_name,
+                "additionalProperties": {"oneOf": any},
+            },
+        },
+    })
+}
+
+/// The schema of a source: the fields of its connector, and the runner's keys.
+pub fn source(spec: &Spec, named: bool) -> Json {
+    let mut schema = fields(spec);
+    let Some(object) = schema.as_object_mut() else { return schema };
+    object.remove("$schema");
+    object.insert("title".into(), spec.title.clone().into());
+    let mut options = stream_options();
+    if let Some(options) = options.as_object_mut() {
+        options.remove("$schema");
+        options.insert("type".into(), json!(["object", "null"]));
+    }
+    if let Some(properties) = object.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        let about = "The connector; left out, the source's name is the connector's name.";
+        properties.insert("connector".into(), json!({"const": spec.name, "description": about}));
+        let about = "Stream names or globs with their options. Left out or empty: every stream.";
+        properties.insert(
+            "streams".into(),
+            json!({"type": ["object", "null"], "additionalProperties": options, "description": about}),
+        );
+        if let Some(options) = options.as_object_mut() {
+            options.insert("description".into(), "Options for every stream that does not say otherwise.".into());
+        }
+        properties.insert("defaults".into(), options);
+        let about = "When the source is due, for `ingest serve`: `hourly`, `daily`, a cron expression.";
+        properties.insert("schedule".into(), json!({"type": "string", "description": about}));
+    }
+    if named {
+        let required = object.entry("required").or_insert_with(|| json!([]));
+        if let Some(required) = required.as_array_mut() {
+            required.push("connector".into());
+        }
+    }
+    schema
+}
