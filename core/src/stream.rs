@@ -57,7 +57,7 @@ pub struct Stream {
     pub schema: SchemaRef,
     /// Columns that name a row; empty where the source has no key.
     pub key: Vec<String>,
-    /// How it can be read.
+    /// How it can be read, the default first; `cdc` is never a default.
     pub modes: Vec<Mode>,
     /// Columns by which it can be read incrementally, the best first. Empty for event feeds, which need none.
     #[serde(default)]
