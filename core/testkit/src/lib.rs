@@ -2,12 +2,28 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | [`azurite`] | an Azure Blob server |
 //! | [`certificates`] | certificates for servers of tests |
+//! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
 //! | [`http`] | a scriptable HTTP/1.1 server |
+//! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
+//! | [`process`] | server processes, gone when the test is over |
+//! | [`programs`] | finds the programs that `.ci/install` put there |
 //! | [`proxy`] | a TCP proxy that is slow, cuts, drops answers or never answers, steered from the test |
+//! | [`python`] | second readers of Delta tables |
+//! | [`s3`] | an S3 server |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 
+pub mod azurite;
 pub mod certificates;
+mod exchange;
+pub mod gcs;
+mod hmac;
 pub mod http;
+pub mod oracle;
+pub mod process;
+pub mod programs;
 pub mod proxy;
+pub mod python;
+pub mod s3;
 pub mod store;
