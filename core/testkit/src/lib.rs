@@ -13,6 +13,7 @@
 //! | [`python`] | second readers of Delta tables |
 //! | [`s3`] | an S3 server |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
+//! | [`stripe`] | a stand-in for Stripe |
 
 pub mod azurite;
 pub mod certificates;
@@ -27,3 +28,4 @@ pub mod proxy;
 pub mod python;
 pub mod s3;
 pub mod store;
+pub mod stripe;
