@@ -358,8 +358,7 @@ impl Line<'_> {
     async fn pump_requests(&self, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) {
         let mut buffer = vec![0; CHUNK];
         let mut seen = Vec::new();
-        loop {
-            let Ok(n @ 1..) = from.read(&mut buffer[..self.chunk()]).await else { break };
+        while let Ok(n @ 1..) = from.read(&mut buffer[..self.chunk()]).await {
             self.look_for_a_loss(&mut seen, &buffer[..n]);
             self.throttle(n).await;
             if to.write_all(&buffer[..n]).await.is_err() {

@@ -1,0 +1,6 @@
+//! The servers and readers of the testkit, as tests of other crates use them.
+
+#![allow(clippy::unwrap_used)]
+
+mod object_stores;
+mod readers;
