@@ -1,0 +1,133 @@
+//! Reads data files of a table as the table's schema has them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{Schema, SchemaRef};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use ingest_core::{Error, ErrorKind, Result};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use percent_encoding::percent_decode_str;
+
+use crate::action::Add;
+use crate::log::Log;
+use crate::types::convert;
+use crate::writer::constant;
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+
+/// Bytes of a Parquet file in the lake's store.
+struct Bytewise {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for Bytewise {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new()
+                .with_metadata_options(options.map(|o| o.metadata_options().clone()))
+                .with_prefetch_hint(Some(64 << 10));
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
+
+/// Where a data file lies, from its spelling in the log.
+pub(crate) fn object_path(log: &Log, path: &str) -> Result<Path> {
+    if path.contains("://") || path.starts_with('/') {
+        return Err(Error::new(ErrorKind::Unsupported, "a data file lies outside its table")
+            .with("table", &log.folder)
+            .hint("the table is a shallow clone: load into a table of its own"));
+    }
+    let fault = || Error::new(ErrorKind::DataInvalid, "the log names a data file by a path that cannot be used");
+    let decoded = percent_decode_str(path).decode_utf8().map_err(|e| fault().caused_by(e))?;
+    let folder = &log.folder;
+    let whole = if folder.as_ref().is_empty() { decoded.into_owned() } else { format!("{folder}/{decoded}") };
+    Path::parse(whole).map_err(|e| fault().with("table", folder).caused_by(e))
+}
+
+/// The rows of a data file, in `schema` with all of its columns, row group by row group.
+///
+/// At most one row group is held, as it is stored.
+pub(crate) async fn scan(
+    log: &Log,
+    file: &Add,
+    schema: &SchemaRef,
+    partition_by: &[String],
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    if file.deletion_vector.is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, "cannot read a data file with a deletion vector")
+            .with("table", &log.folder)
+            .hint("purge the table's deletion vectors with the tool that made them"));
+    }
+    let path = object_path(log, &file.path)?;
+    let table = log.folder.clone();
+    let fault = move |e: ParquetError| {
+        let kind = match &e {
+            ParquetError::External(cause) if cause.downcast_ref::<object_store::Error>().is_some() => {
+                ErrorKind::Unavailable
+            }
+            _ => ErrorKind::DataInvalid,
+        };
+        Error::new(kind, "cannot read a data file of the table").with("table", &table).caused_by(e)
+    };
+    let reader = Bytewise { store: log.lake.store.clone(), path, size: file.size };
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&fault)?;
+    let rows = builder.with_batch_size(BATCH_ROWS).build().map_err(&fault)?;
+    let constants: Vec<Option<Option<String>>> = schema
+        .fields()
+        .iter()
+        .map(|f| partition_by.contains(f.name()).then(|| file.partition_values.get(f.name()).cloned().flatten()))
+        .collect();
+    let schema = schema.clone();
+    Ok(rows.map_err(fault).map(move |batch| assemble(&batch?, &schema, &constants)).boxed())
+}
+
+/// The table's columns from those of the file: by name, missing ones null, partition columns from the log.
+fn assemble(batch: &RecordBatch, schema: &SchemaRef, constants: &[Option<Option<String>>]) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let columns = schema
+        .fields()
+        .iter()
+        .zip(constants)
+        .map(|(field, partition)| match (partition, batch.column_by_name(field.name())) {
+            (Some(value), _) => constant(value.as_deref(), field.data_type(), rows, field.name()),
+            (None, Some(array)) => convert(array, field.data_type(), field.name()),
+            (None, None) => Ok(arrow_array::new_null_array(field.data_type(), rows)),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // Another writer's file may hold nulls or not, whatever the table says.
+    let nullable =
+        Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>());
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::new(nullable), columns, &options)?)
+}

@@ -1,0 +1,9 @@
+//! Tests of Delta tables: over a store in memory, in temporary folders, beside other readers of the format.
+
+#![allow(missing_docs)]
+
+mod append;
+mod faults;
+mod readers;
+mod support;
+mod types;
