@@ -48,8 +48,12 @@ pub struct Checkpoint {
     pub plan: Option<PlanProgress>,
     /// Files of this document that are uploaded and not visible yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub staged: Vec<Staged>,
-    /// The rows come from `run --limit`: the next run replaces them.
+    pub staged: Vec<DataFile>,
+    /// Files of the quarantine table that belong to this commit. They are committed there right after it; a run that died
+    /// in between leaves them to the next one, which finds them here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<DataFile>,
+    /// The rows come from `run --limit`, or a plan that replaces them has begun: whatever is read next replaces them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub limited: bool,
     /// Rows that this commit made visible.
@@ -74,14 +78,6 @@ pub struct PlanProgress {
     pub open: BTreeMap<u32, Stored>,
 }
 
-/// A file that is uploaded and not visible yet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Staged {
-    /// The file.
-    #[serde(flatten)]
-    pub file: DataFile,
-}
-
 impl Checkpoint {
     /// The document that stands for a table without any.
     pub fn empty(source: &str, stream: &str, app: &str, table: &str) -> Self {
@@ -100,6 +96,7 @@ impl Checkpoint {
             positions: BTreeMap::new(),
             plan: None,
             staged: Vec::new(),
+            quarantine: Vec::new(),
             limited: false,
             rows: 0,
         }

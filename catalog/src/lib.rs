@@ -21,7 +21,7 @@ mod ranges;
 mod run;
 mod stream;
 
-pub use checkpoint::{Checkpoint, PlanProgress, Staged, checkpoint_path, list_checkpoints};
+pub use checkpoint::{Checkpoint, PlanProgress, checkpoint_path, list_checkpoints};
 pub use documents::{Created, Documents, FORMAT};
 pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
 pub use lease::{Holder, Lease};

@@ -199,6 +199,25 @@ impl Error {
         self
     }
 
+    /// The same error for another stream or place: kind, message with causes, hint and context; no chain of causes.
+    #[must_use]
+    pub fn replicate(&self) -> Self {
+        let mut message = self.0.message.clone();
+        for cause in self.causes() {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        Self(Box::new(Inner {
+            kind: self.0.kind,
+            message,
+            hint: self.0.hint.clone(),
+            retry_after: self.0.retry_after,
+            exhausted: self.0.exhausted,
+            context: self.0.context.clone(),
+            source: None,
+        }))
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

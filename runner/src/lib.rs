@@ -1,6 +1,8 @@
 //! The runner of `ingest`: plan, pipeline, budget, policies, retry, commits; and the command line on top.
 
+pub mod commit;
 pub mod config;
+pub mod conform;
 pub mod events;
 pub mod registry;
 pub mod run;

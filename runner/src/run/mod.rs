@@ -1,11 +1,36 @@
 //! A run: plan, slices, pipeline, commits.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `target` | catalog and configuration, made one per stream |
+//! | `planning` | plans found open in the lake, or made new |
+//! | `lane` | takes slices, extracts them, retries |
+//! | `writer` | the thread of a lane: conform, encode, cut files at marks |
+//! | `stream` | the task of a stream: commits |
+//! | `round` | one round of all that: plan, read, settle, feeds |
+//! | `vigil` | leases, progress, watchdog |
+
+mod budget;
+mod lane;
+mod planning;
+mod quarantine;
+mod round;
+mod stream;
+mod target;
+mod vigil;
+mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ingest_core::Selection;
+use ingest_catalog::{FORMAT, RunDocument, RunStream, run_path};
+use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
-use crate::events::{Observer, RunReport};
+pub use planning::{Ask, Planned, ask};
+pub use stream::conform_to;
+pub use target::{Target, selection, targets};
+
+use crate::events::{ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
 use crate::session::Session;
 
 /// What `ingest run` was asked for.
@@ -25,6 +50,156 @@ pub struct RunOptions {
 
 /// Runs a source. Never fails as a whole: what went wrong is in the report, and its exit code.
 pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Observer>) -> RunReport {
-    let _ = (session, options, observer);
-    unreachable!("written next")
+    let started = Instant::now();
+    observer.event(&Event::RunStarted {
+        source: session.config.name.clone(),
+        connector: session.spec.name.clone(),
+        lake: session.lake.config.url.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let mut document = begin_document(session);
+    let path = run_path(document.started_at, &session.run_id);
+    // The history is for people; a run must not fail because it cannot be kept.
+    if let Err(error) = session.lake.documents.put(&path, &document).await {
+        warn(observer.as_ref(), &format!("cannot write the run history: {error}"));
+    }
+    let result = execute(session, options, &observer).await;
+    let report = report(session, result, started);
+    finish_document(&mut document, &report, session);
+    if let Err(error) = session.lake.documents.put(&path, &document).await {
+        warn(observer.as_ref(), &format!("cannot write the run history: {error}"));
+    }
+    observer.event(&Event::RunFinished(report.clone()));
+    report
+}
+
+async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Observer>) -> Result<Vec<StreamReport>> {
+    if options.interval.is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, "runs of an interval are not built in yet")
+            .hint("leave --interval-start and --interval-end out"));
+    }
+    let asked = selection(&session.config, &options.selection);
+    let discovered = discover(session, &asked).await?;
+    let targets = targets(&session.config, &session.spec, discovered, &options.selection)?;
+    round::Rounds::new(session, options, Arc::clone(observer)).run(targets).await
+}
+
+/// Asks the source for its streams; a source that is away for a moment is asked again.
+pub async fn discover(session: &Session, selection: &Selection) -> Result<Vec<Stream>> {
+    retried(session, || session.source.schema(selection)).await
+}
+
+/// Repeats a call of the source after retryable errors: three attempts in all.
+pub(crate) async fn retried<T, F>(session: &Session, mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        let result = tokio::select! {
+            biased;
+            () = session.cancel.cancelled() => Err(Error::cancelled()),
+            result = call() => result,
+        };
+        match result {
+            Err(error) if error.is_retryable() && attempt < 3 => {
+                let wait = error.retry_delay().unwrap_or(Duration::from_millis(500 << attempt));
+                tracing::warn!(error = ?error, attempt, "a call of the source failed and is tried again");
+                attempt += 1;
+                tokio::select! {
+                    () = session.cancel.cancelled() => return Err(Error::cancelled()),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+fn warn(observer: &dyn Observer, message: &str) {
+    observer.event(&Event::Warning { stream: None, message: message.to_owned() });
+}
+
+fn report(session: &Session, result: Result<Vec<StreamReport>>, started: Instant) -> RunReport {
+    let (mut streams, error) = match result {
+        Ok(streams) => (streams, None),
+        Err(error) => (Vec::new(), Some(ErrorReport::from(&error))),
+    };
+    streams.sort_by(|a, b| a.stream.cmp(&b.stream));
+    let mut codes: Vec<u8> = streams
+        .iter()
+        .map(|stream| stream.error.as_ref().map_or(if stream.partial { 4 } else { 0 }, |error| error.exit_code))
+        .chain(error.iter().map(|error| error.exit_code))
+        .collect();
+    if session.cancel.is_cancelled() && codes.iter().all(|code| *code == 0) && !all_done(&streams) {
+        codes.push(130);
+    }
+    let exit_code = [130, 1, 2, 3, 5, 6, 4].into_iter().find(|code| codes.contains(code)).unwrap_or(0);
+    let outcome = match exit_code {
+        0 => Outcome::Succeeded,
+        4 => Outcome::Partial,
+        130 => Outcome::Interrupted,
+        _ => Outcome::Failed,
+    };
+    let total = |each: fn(&StreamReport) -> u64| streams.iter().map(each).sum();
+    RunReport {
+        run_id: session.run_id.clone(),
+        source: session.config.name.clone(),
+        outcome,
+        exit_code,
+        duration_ms: millis(started.elapsed()),
+        rows_read: total(|s| s.rows_read),
+        rows_written: total(|s| s.rows_written),
+        rows_rescued: total(|s| s.rows_rescued),
+        rows_quarantined: total(|s| s.rows_quarantined),
+        streams,
+        error,
+    }
+}
+
+fn all_done(streams: &[StreamReport]) -> bool {
+    !streams.is_empty() && streams.iter().all(|stream| stream.error.is_none() && !stream.partial)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn begin_document(session: &Session) -> RunDocument {
+    RunDocument {
+        format: FORMAT,
+        run_id: session.run_id.clone(),
+        source: session.config.name.clone(),
+        connector: format!("{} {}", session.spec.name, session.spec.version),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: session.clock.now_micros(),
+        finished_at: None,
+        outcome: None,
+        exit_code: None,
+        streams: Vec::new(),
+        error: None,
+    }
+}
+
+fn finish_document(document: &mut RunDocument, report: &RunReport, session: &Session) {
+    let json = |error: &ErrorReport| serde_json::to_value(error).ok();
+    document.finished_at = Some(session.clock.now_micros());
+    document.outcome = serde_json::to_value(report.outcome).ok().and_then(|v| v.as_str().map(str::to_owned));
+    document.exit_code = Some(report.exit_code);
+    document.error = report.error.as_ref().and_then(json);
+    document.streams = report
+        .streams
+        .iter()
+        .map(|stream| RunStream {
+            stream: stream.stream.clone(),
+            rows_read: stream.rows_read,
+            rows_written: stream.rows_written,
+            rows_rescued: stream.rows_rescued,
+            rows_quarantined: stream.rows_quarantined,
+            bytes_written: stream.bytes_written,
+            commit_version: stream.commit_version,
+            duration_ms: stream.duration_ms,
+            error: stream.error.as_ref().and_then(json),
+        })
+        .collect();
 }

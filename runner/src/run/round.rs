@@ -1,0 +1,829 @@
+//! Rounds of a run: open the tables, plan, read, settle, follow the feeds; again while a plan says that there is more.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use ingest_catalog::{Feed, Lease, record_stream};
+use ingest_core::lake::WriterOptions;
+use ingest_core::{Error, ErrorKind, Intent, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::budget::Budget;
+use super::lane::{Lanes, Remaining, SliceJob, lowest, settle};
+use super::planning::{Ask, OpenPlan, Planned, make};
+use super::quarantine::Quarantine;
+use super::stream::{Counters, Finished, Message, SliceKey, StreamShared, StreamTask, conform_to};
+use super::target::Target;
+use super::writer::{Removals, SliceStream, WriterSettings};
+use super::{RunOptions, millis, retried, vigil};
+use crate::commit::{Author, Change, Committer, Floor, Held, effective_positions};
+use crate::events::{ErrorReport, Event, Observer, StreamReport};
+use crate::session::Session;
+
+/// A plan that says `more` is followed by another, at most so often in one run.
+const MAX_ROUNDS: usize = 100_000;
+
+/// A plan whose slices expire is made again, at most so often.
+const MAX_EXPIRIES: usize = 3;
+
+/// Tables that are opened at once.
+const OPEN_AT_ONCE: usize = 8;
+
+/// All rounds of a run.
+pub struct Rounds<'a> {
+    session: &'a Session,
+    options: &'a RunOptions,
+    observer: Arc<dyn Observer>,
+    author: Author,
+    floor: Floor,
+    activity: Arc<AtomicU64>,
+    leases: Arc<tokio::sync::Mutex<Vec<Lease>>>,
+    /// Why the run was ended from inside: a lost lease, a standstill.
+    ended: Arc<Mutex<Option<Error>>>,
+    shown: Mutex<HashSet<String>>,
+    /// Reports of streams whose task panicked.
+    lost: Mutex<Vec<StreamReport>>,
+}
+
+/// A stream in a run.
+struct Work {
+    target: Target,
+    /// With the stream's task while it is read.
+    committer: Option<Committer>,
+    report: StreamReport,
+    started: Instant,
+    /// All rows give way to those that are read now.
+    refresh: bool,
+    plan: Option<Arc<OpenPlan>>,
+    expiries: usize,
+    state: State,
+}
+
+impl Work {
+    fn committer(&self) -> &Committer {
+        self.committer.as_ref().expect("the committer is here between rounds")
+    }
+
+    fn committer_mut(&mut self) -> &mut Committer {
+        self.committer.as_mut().expect("the committer is here between rounds")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be planned and read.
+    Due,
+    /// Everything is in the table.
+    Done,
+    /// Failed, with the error in the report.
+    Failed,
+}
+
+impl<'a> Rounds<'a> {
+    /// The rounds of a run.
+    pub fn new(session: &'a Session, options: &'a RunOptions, observer: Arc<dyn Observer>) -> Self {
+        let author = Author {
+            documents: session.lake.documents.clone(),
+            format: Arc::clone(&session.lake.format),
+            source: session.config.name.clone(),
+            run: session.run_id.clone(),
+            connector: format!("{} {}", session.spec.name, session.spec.version),
+            clock: Arc::clone(&session.clock),
+        };
+        let now = session.clock.now_micros().unsigned_abs();
+        Self {
+            floor: Floor::new(session.lake.documents.clone(), &session.config.name),
+            session,
+            options,
+            observer,
+            author,
+            activity: Arc::new(AtomicU64::new(now)),
+            leases: Arc::default(),
+            ended: Arc::default(),
+            shown: Mutex::default(),
+            lost: Mutex::default(),
+        }
+    }
+
+    /// Runs all targets; answers a report per stream.
+    pub async fn run(&self, targets: Vec<(StreamName, Result<Target>)>) -> Result<Vec<StreamReport>> {
+        let mut reports = Vec::new();
+        let mut work = self.open(targets, &mut reports).await;
+        let renewal = tokio::spawn(vigil::renew_leases(
+            Arc::clone(&self.leases),
+            self.session.lake.documents.clone(),
+            Arc::clone(&self.session.clock),
+            self.session.cancel.clone(),
+            Arc::clone(&self.ended),
+        ));
+        for _ in 0..MAX_ROUNDS {
+            if self.session.cancel.is_cancelled() || work.iter().all(|w| w.state != State::Due) {
+                break;
+            }
+            work = self.round(work).await;
+        }
+        renewal.abort();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for mut w in work {
+            if w.state == State::Due {
+                let error = ended.as_ref().map_or_else(Error::cancelled, |e| {
+                    Error::new(e.kind(), e.message()).hint(e.hint_text().unwrap_or("run again"))
+                });
+                w.report.error.get_or_insert_with(|| ErrorReport::from(&error));
+            }
+            if let Err(error) = w.committer().sweep().await {
+                tracing::warn!(%error, "old checkpoints stay");
+            }
+            w.report.duration_ms = millis(w.started.elapsed());
+            self.observer.event(&Event::StreamFinished(w.report.clone()));
+            reports.push(w.report);
+        }
+        reports.append(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        for lease in std::mem::take(&mut *self.leases.lock().await) {
+            if let Err(error) = lease.release(&self.session.lake.documents).await {
+                tracing::warn!(%error, "a lease could not be released; it expires by itself");
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Takes the lease of each stream and opens its table.
+    async fn open(&self, targets: Vec<(StreamName, Result<Target>)>, reports: &mut Vec<StreamReport>) -> Vec<Work> {
+        let opened: Vec<_> = futures::stream::iter(targets.into_iter().map(|(name, target)| async move {
+            let result = match target {
+                Ok(target) => self.open_one(target).await,
+                Err(error) => Err(error),
+            };
+            (name, result)
+        }))
+        .buffered(OPEN_AT_ONCE)
+        .collect()
+        .await;
+        let mut work = Vec::new();
+        for (name, result) in opened {
+            match result {
+                Ok(one) => work.push(one),
+                Err(error) => {
+                    let mut report = self.blank_report(&name);
+                    report.error = Some(ErrorReport::from(&error.with("stream", &name)));
+                    self.observer.event(&Event::StreamFinished(report.clone()));
+                    reports.push(report);
+                }
+            }
+        }
+        work
+    }
+
+    fn blank_report(&self, name: &StreamName) -> StreamReport {
+        StreamReport {
+            stream: name.to_string(),
+            table: format!("{}.{}", self.session.config.name, name.table()),
+            ..StreamReport::default()
+        }
+    }
+
+    async fn open_one(&self, target: Target) -> Result<Work> {
+        let name = target.stream.name.clone();
+        let documents = &self.session.lake.documents;
+        let source = &self.session.config.name;
+        let lease =
+            Lease::take(documents, source, &name.table(), &self.session.run_id, self.session.clock.as_ref()).await?;
+        self.leases.lock().await.push(lease);
+        let mut committer = Committer::open(self.author.clone(), name.clone()).await?;
+        let checkpoint = committer.checkpoint();
+        if !checkpoint.quarantine.is_empty() {
+            // An earlier run may have died between its commit and that of the quarantine.
+            let quarantine = Quarantine::new(Arc::clone(&self.author.format), source, &name);
+            quarantine.commit(checkpoint.quarantine.clone(), checkpoint.number).await?;
+        }
+        let fresh = checkpoint.positions.is_empty() && checkpoint.plan.is_none();
+        if self.options.limit.is_some() && committer.number().is_some() && !(checkpoint.limited && fresh) {
+            return Err(Error::config("--limit works on a stream without a checkpoint")
+                .hint("`ingest state reset` forgets it; `ingest preview` shows rows without writing"));
+        }
+        let refresh = self.options.full_refresh || (checkpoint.limited && checkpoint.plan.is_none());
+        if self.options.full_refresh && checkpoint.plan.is_some() {
+            committer.commit(Change::default(), |edit| edit.abandon()).await?;
+        }
+        Ok(Work {
+            report: self.blank_report(&name),
+            target,
+            committer: Some(committer),
+            started: Instant::now(),
+            refresh,
+            plan: None,
+            expiries: 0,
+            state: State::Due,
+        })
+    }
+
+    /// One round: every due stream is planned and read once.
+    async fn round(&self, mut work: Vec<Work>) -> Vec<Work> {
+        let feeds = match self.floor.feeds().await {
+            Ok(feeds) => feeds,
+            Err(error) => {
+                work.iter_mut().filter(|w| w.state == State::Due).for_each(|w| fail(w, &error));
+                return work;
+            }
+        };
+        self.plan_all(&mut work, &feeds).await;
+        let parallel = usize::from(self.session.spec.capabilities.parallel.max(1)).min(MAX_LANES);
+        let budget = Budget::new(self.session.memory, parallel);
+        let mut rest = Vec::new();
+        let mut running = Vec::new();
+        for mut w in work {
+            if w.state != State::Due || w.plan.is_none() {
+                rest.push(w);
+                continue;
+            }
+            match self.start(&mut w, &budget).await {
+                Ok(started) => running.push(Running { work: w, started }),
+                Err(error) => {
+                    fail(&mut w, &error);
+                    rest.push(w);
+                }
+            }
+        }
+        if !running.is_empty() {
+            rest.extend(self.read(running, budget, parallel, &feeds).await);
+        }
+        rest
+    }
+
+    /// Finds or makes a plan for every due stream.
+    async fn plan_all(&self, work: &mut [Work], feeds: &[Feed]) {
+        let mut plans: BTreeMap<String, Arc<OpenPlan>> = BTreeMap::new();
+        for w in work.iter_mut().filter(|w| w.state == State::Due) {
+            w.plan = None;
+            let Some(id) = w.committer().checkpoint().plan.as_ref().map(|plan| plan.id.clone()) else { continue };
+            if w.refresh || w.expiries > 0 {
+                continue;
+            }
+            let known = plans.get(&id).cloned();
+            let found = match known {
+                Some(plan) => Ok(plan),
+                None => {
+                    OpenPlan::read(&self.session.lake.documents, &self.session.config.name, &id).await.map(Arc::new)
+                }
+            };
+            match found {
+                Ok(plan) => {
+                    plans.insert(id, Arc::clone(&plan));
+                    w.plan = Some(plan);
+                }
+                Err(error) => fail(w, &error),
+            }
+        }
+        // A plan that only some of its streams have adopted is adopted by each other stream that still stands at its base
+        // (invariant `adoption_is_per_table`); not one that can die, of which nobody knows what is left.
+        for w in work.iter_mut().filter(|w| w.state == State::Due && w.plan.is_none() && !w.refresh && w.expiries == 0)
+        {
+            let name = &w.target.stream.name;
+            w.plan = plans
+                .values()
+                .find(|plan| {
+                    !plan.can_die() && plan.stream(name).is_some_and(|planned| planned.base == w.committer().number())
+                })
+                .cloned();
+        }
+        self.plan_new(work, feeds).await;
+    }
+
+    /// Makes plans for the streams that have none, group by group.
+    async fn plan_new(&self, work: &mut [Work], feeds: &[Feed]) {
+        let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (i, w) in work.iter().enumerate() {
+            if w.state == State::Due && w.plan.is_none() {
+                // Names of streams and groups must not meet.
+                let group = w.target.stream.group.as_ref();
+                let key = group.map_or_else(|| format!("stream:{}", w.target.stream.name), |g| format!("group:{g}"));
+                groups.entry(key).or_default().push(i);
+            }
+        }
+        let single = groups.values().map(Vec::len).sum::<usize>() <= 1;
+        for members in groups.into_values() {
+            if let Err(error) = self.plan_group(work, &members, feeds, single).await {
+                let alone = members.len() == 1 || error.is_exhausted() || error.kind() == ErrorKind::Cancelled;
+                for i in members {
+                    // A group fails together only where the source itself is at fault.
+                    let result =
+                        if alone { Err(error.replicate()) } else { self.plan_group(work, &[i], feeds, single).await };
+                    if let Err(error) = result {
+                        fail(&mut work[i], &error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn plan_group(&self, work: &mut [Work], members: &[usize], feeds: &[Feed], single: bool) -> Result<()> {
+        if let Some(group) = &work[members[0]].target.stream.group {
+            let joining: Vec<_> = members
+                .iter()
+                .filter(|i| work[**i].refresh || work[**i].committer().checkpoint().positions.is_empty())
+                .map(|i| (work[*i].target.stream.name.clone(), work[*i].committer().number()))
+                .collect();
+            if !joining.is_empty() {
+                self.floor.join(group, &joining).await?;
+            }
+        }
+        let streams: Vec<Planned<'_>> = members
+            .iter()
+            .map(|i| {
+                let w = &work[*i];
+                let positions =
+                    if w.refresh { BTreeMap::new() } else { effective_positions(w.committer().checkpoint(), feeds) };
+                Planned { target: &w.target, positions, base: w.committer().number(), replace: w.refresh }
+            })
+            .collect();
+        // One stream alone is cut for all lanes; many streams fill them by themselves.
+        let min_slices = if single { u32::from(self.session.spec.capabilities.parallel.clamp(1, 64)) } else { 1 };
+        let question = Ask { intent: Intent::Here, min_slices, interval: self.options.interval };
+        let plan = retried(self.session, || make(self.session, question, &streams)).await?;
+        drop(streams);
+        let plan = Arc::new(plan);
+        for i in members {
+            work[*i].plan = Some(Arc::clone(&plan));
+        }
+        Ok(())
+    }
+
+    /// Opens the way for a stream: its table, its shared part, its task.
+    async fn start(&self, w: &mut Work, budget: &Budget) -> Result<Started> {
+        let plan = w.plan.clone().ok_or_else(|| Error::unexpected("a stream without a plan cannot start"))?;
+        let name = w.target.stream.name.clone();
+        let table = w.committer().table().map(|table| table.schema());
+        // Rows carry their order where a slice serves several streams or a feed follows, and wherever the table has it.
+        let ordered =
+            |slice: &Slice<_>| slice.streams.contains(&name) && (slice.shape == Shape::Feed || slice.streams.len() > 1);
+        let seq = plan.slices().iter().any(ordered)
+            || table.as_ref().is_some_and(|table| table.column_with_name(ingest_core::columns::SEQ).is_some());
+        let conform = conform_to(&self.author.format, &w.target, &w.target.stream.schema, table.as_ref(), seq)?;
+        let definition = w.target.definition(Arc::clone(conform.storage()));
+        w.committer_mut().ensure(&definition).await?;
+        let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
+        self.record_schema(w).await;
+        let (units, messages) = mpsc::channel(16);
+        let config = &self.session.lake.config;
+        let shared = Arc::new(StreamShared {
+            name: name.clone(),
+            target: w.target.clone(),
+            counters: Counters::default(),
+            writers,
+            options: WriterOptions {
+                target_file_bytes: config.file_size.0,
+                memory_bytes: budget.writer_bytes(),
+                compression: config.compression,
+                runtime: tokio::runtime::Handle::current(),
+            },
+            quarantine: Arc::new(Quarantine::new(Arc::clone(&self.author.format), &self.session.config.name, &name)),
+            conform: RwLock::new(Arc::new(conform)),
+            seq,
+            commit_interval: config.commit_interval.0,
+            format: Arc::clone(&self.author.format),
+            units,
+            failed: AtomicBool::new(false),
+            error: Mutex::new(None),
+        });
+        self.tell_start(w, &plan, &shared);
+        Ok(Started { shared, plan, messages })
+    }
+
+    async fn record_schema(&self, w: &Work) {
+        let stream = &w.target.stream;
+        let (documents, source) = (&self.session.lake.documents, &self.session.config.name);
+        let now = self.session.clock.now_micros();
+        let recorded =
+            record_stream(documents, source, &stream.name, &stream.schema, &stream.key, &self.session.run_id, now)
+                .await;
+        match recorded {
+            Ok(changes) => {
+                for change in changes {
+                    self.observer.event(&Event::Warning { stream: Some(stream.name.to_string()), message: change });
+                }
+            }
+            // The history of schemas is for people; rows are worth more.
+            Err(error) => tracing::warn!(%error, stream = %stream.name, "the schema history could not be written"),
+        }
+    }
+
+    fn tell_start(&self, w: &Work, plan: &OpenPlan, shared: &StreamShared) {
+        let name = &w.target.stream.name;
+        let progress = w.committer().checkpoint().plan.as_ref().filter(|progress| progress.id == plan.id());
+        let slices_done = progress.map_or(0, |progress| progress.done.len());
+        shared.counters.slices_done.store(slices_done as u64, Ordering::Relaxed);
+        let bounded = plan.bounded(name);
+        let snapshot = bounded.iter().any(|i| plan.slices()[*i as usize].shape == Shape::Snapshot);
+        let note = match bounded.len() {
+            0 => None,
+            1 => None,
+            n if snapshot => Some(format!("{n} slices of one snapshot")),
+            n => Some(format!("{n} slices")),
+        };
+        self.observer.event(&Event::StreamStarted {
+            stream: name.to_string(),
+            mode: w.target.mode.to_string(),
+            write: plan.write_mode(name).to_string(),
+            slices: bounded.len(),
+            slices_done,
+            rows: w.target.stream.estimate.rows,
+            bytes: w.target.stream.estimate.bytes,
+            note,
+        });
+    }
+
+    /// Reads all bounded slices, settles, follows the feeds, and takes the streams back.
+    async fn read(&self, running: Vec<Running>, budget: Budget, parallel: usize, feeds: &[Feed]) -> Vec<Work> {
+        let lanes = Arc::new(Lanes {
+            source: Arc::clone(&self.session.source),
+            cancel: self.session.cancel.clone(),
+            observer: Arc::clone(&self.observer),
+            activity: Arc::clone(&self.activity),
+            clock: Arc::clone(&self.session.clock),
+            limit: self.options.limit,
+            settings: WriterSettings {
+                pending_bytes: budget.pending_bytes(),
+                run_id: self.session.run_id.as_str().into(),
+                clock: Arc::clone(&self.session.clock),
+                runtime: tokio::runtime::Handle::current(),
+            },
+            budget,
+            expired: Mutex::default(),
+            shown: Mutex::new(std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner))),
+        });
+        lanes.stir();
+        let mut lines: Vec<Line> = running.into_iter().map(|r| self.line(r)).collect();
+        let watch = self.watch(&lines);
+        let jobs = bounded_jobs(&lines);
+        for line in &lines {
+            if line.remaining.count.load(Ordering::Acquire) == 0 {
+                settle(&line.shared.units, &line.remaining).await;
+            }
+        }
+        lanes.read(jobs, parallel).await;
+        for line in &mut lines {
+            line.closed = settled(line).await;
+        }
+        if self.options.limit.is_none() {
+            let jobs = feed_jobs(&lines, feeds);
+            lanes.read(jobs, parallel).await;
+        }
+        watch.abort();
+        let expired = std::mem::take(&mut *lanes.expired.lock().unwrap_or_else(PoisonError::into_inner));
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
+            std::mem::take(&mut *lanes.shown.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lanes);
+        self.take_back(lines, &expired).await
+    }
+
+    fn line(&self, running: Running) -> Line {
+        let Running { mut work, started } = running;
+        let Started { shared, plan, messages } = started;
+        let name = &work.target.stream.name;
+        let progress = work.committer().checkpoint().plan.clone().filter(|progress| progress.id == plan.id());
+        let left: Vec<u32> = plan
+            .bounded(name)
+            .iter()
+            .copied()
+            .filter(|index| !progress.as_ref().is_some_and(|progress| progress.done.contains(*index)))
+            .collect();
+        let open = progress.map(|progress| progress.open).unwrap_or_default();
+        let removals = match (plan.write_mode(name), plan.is_staged(name)) {
+            (WriteMode::Replace, _) => Removals::Needless,
+            (_, true) => Removals::Refuse,
+            _ => Removals::Apply,
+        };
+        let positions = work.committer().checkpoint().positions.clone();
+        let generation = work.committer().checkpoint().generation;
+        let committer = work.committer.take().expect("the committer is here between rounds");
+        let task = StreamTask::new(
+            committer,
+            Arc::clone(&shared),
+            Arc::clone(&self.observer),
+            Some(Arc::clone(&plan)),
+            self.options.limit.is_some(),
+        );
+        Line {
+            remaining: Remaining::new(left.len()),
+            task: tokio::spawn(task.run(messages)),
+            work,
+            shared,
+            plan,
+            left,
+            open,
+            removals,
+            positions,
+            generation,
+            closed: false,
+        }
+    }
+
+    fn watch(&self, lines: &[Line]) -> JoinHandle<()> {
+        let streams = lines.iter().map(|line| Arc::clone(&line.shared)).collect();
+        let slices = lines.iter().map(|line| line.plan.bounded(&line.shared.name).len()).collect();
+        let (ended, cancel) = (Arc::clone(&self.ended), self.session.cancel.clone());
+        tokio::spawn(vigil::watch(
+            streams,
+            slices,
+            Arc::clone(&self.observer),
+            Arc::clone(&self.activity),
+            Arc::clone(&self.session.clock),
+            self.options.stall_timeout.unwrap_or(Duration::from_secs(300)),
+            move |error| {
+                ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                cancel.cancel();
+            },
+        ))
+    }
+
+    /// Ends the tasks, writes down what feeds hold, and decides what is due again.
+    async fn take_back(&self, lines: Vec<Line>, expired: &[String]) -> Vec<Work> {
+        let mut work = Vec::new();
+        let mut held: BTreeMap<SliceId, BTreeMap<StreamName, Held>> = BTreeMap::new();
+        let mut feeds: BTreeMap<SliceId, (Arc<OpenPlan>, Option<String>)> = BTreeMap::new();
+        for line in lines {
+            let Line { work: mut w, shared, plan, task, closed, positions, .. } = line;
+            // The task is gone only if it panicked; then awaiting it says so.
+            drop(shared.units.send(Message::End).await);
+            let Ok(Finished { committer, feeds: covered }) = task.await else {
+                // Without its committer the stream is out of this run.
+                let mut report = std::mem::take(&mut w.report);
+                report.error = Some(ErrorReport::from(&Error::unexpected("the task of a stream ended unexpectedly")));
+                self.observer.event(&Event::StreamFinished(report.clone()));
+                self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+                continue;
+            };
+            w.committer = Some(committer);
+            let error = count(&shared, &mut w.report);
+            let name = w.target.stream.name.clone();
+            if error.is_none() {
+                for slice in plan.feeds().filter(|slice| slice.streams.contains(&name)) {
+                    let at = covered.get(&slice.id).or_else(|| w.committer().checkpoint().positions.get(&slice.id));
+                    let generation = w.committer().checkpoint().generation;
+                    if let (Some(position), Some(generation)) = (at.or(positions.get(&slice.id)), generation) {
+                        let number = w.committer().number();
+                        let one = Held { number, generation, position: position.clone() };
+                        held.entry(slice.id.clone()).or_default().insert(name.clone(), one);
+                        feeds
+                            .entry(slice.id.clone())
+                            .or_insert_with(|| (Arc::clone(&plan), w.target.stream.group.clone()));
+                    }
+                }
+            }
+            self.decide(&mut w, &plan, closed, error, expired).await;
+            work.push(w);
+        }
+        for (feed, streams) in held {
+            let Some((plan, group)) = feeds.remove(&feed) else { continue };
+            self.confirm(&feed, group.as_deref(), &streams, &plan).await;
+        }
+        work
+    }
+
+    async fn decide(&self, w: &mut Work, plan: &OpenPlan, closed: bool, error: Option<Error>, expired: &[String]) {
+        w.plan = None;
+        if expired.iter().any(|id| id == plan.id()) && !closed {
+            w.expiries += 1;
+            let visible = w.committer().checkpoint().plan.as_ref().is_some_and(|progress| progress.id == plan.id())
+                && !plan.is_staged(&w.target.stream.name);
+            if visible {
+                // Its rows are in the table already: reading the whole plan again would add them twice.
+                let error =
+                    Error::new(ErrorKind::CheckpointInvalid, "a plan expired after a part of its rows was committed")
+                        .with("plan", plan.id())
+                        .hint("load the stream again with `ingest run --full-refresh`");
+                fail(w, &error);
+            } else if w.expiries > MAX_EXPIRIES {
+                fail(
+                    w,
+                    &error.unwrap_or_else(|| Error::new(ErrorKind::SliceExpired, "the plan expired again and again")),
+                );
+            } else if let Err(error) = self.abandon(w).await {
+                fail(w, &error);
+            }
+            return;
+        }
+        if let Some(error) = error {
+            if error.kind() == ErrorKind::QuotaExhausted {
+                w.report.partial = true;
+            }
+            if error.kind() != ErrorKind::Cancelled || !self.session.cancel.is_cancelled() {
+                fail(w, &error);
+            }
+            return;
+        }
+        if self.session.cancel.is_cancelled() && !closed {
+            return;
+        }
+        if !closed {
+            fail(w, &Error::unexpected("not all slices of the stream were read, and nothing says why"));
+            return;
+        }
+        w.state = State::Done;
+        if self.options.limit.is_none() {
+            w.refresh = false;
+            w.expiries = 0;
+            if closed && plan.document().more {
+                w.state = State::Due;
+            }
+        }
+    }
+
+    /// Gives a plan up in one table: its staged files are never added, and `maintain` removes them.
+    async fn abandon(&self, w: &mut Work) -> Result<()> {
+        if w.committer().checkpoint().plan.is_some() {
+            w.committer_mut().commit(Change::default(), |edit| edit.abandon()).await?;
+        }
+        // What an expired plan has counted is read again.
+        w.report.rows_read = 0;
+        w.report.bytes_read = 0;
+        Ok(())
+    }
+
+    /// Writes down what the tables hold of a feed, and confirms its floor to the source
+    /// (invariants `checkpoint_after_commit`, `ack_is_the_floor_of_all_members`).
+    async fn confirm(&self, feed: &SliceId, group: Option<&str>, held: &BTreeMap<StreamName, Held>, plan: &OpenPlan) {
+        let document = match self.floor.claim(feed, group, held).await {
+            Ok(document) => document,
+            Err(error) => {
+                tracing::warn!(%error, %feed, "what the tables of a feed hold could not be written; the next run does");
+                return;
+            }
+        };
+        let (Some(floor), Some(slice)) = (document.floor(), plan.feeds().find(|slice| slice.id == *feed)) else {
+            return;
+        };
+        // Lost confirmations are made up for by the next one.
+        if let Err(error) = self.session.source.checkpoint(slice, plan.version(), floor).await {
+            tracing::warn!(%error, %feed, "the source could not be told what is committed");
+        }
+    }
+}
+
+/// At most so many slices are read at once, whatever a connector claims.
+const MAX_LANES: usize = 64;
+
+struct Started {
+    shared: Arc<StreamShared>,
+    plan: Arc<OpenPlan>,
+    messages: mpsc::Receiver<Message>,
+}
+
+struct Running {
+    work: Work,
+    started: Started,
+}
+
+/// A stream while it is read.
+struct Line {
+    work: Work,
+    shared: Arc<StreamShared>,
+    plan: Arc<OpenPlan>,
+    task: JoinHandle<Finished>,
+    /// Bounded slices that are left, by index.
+    left: Vec<u32>,
+    /// Where those that were begun stand.
+    open: BTreeMap<u32, Stored>,
+    removals: Removals,
+    /// Positions of the checkpoint when the round began.
+    positions: BTreeMap<SliceId, Stored>,
+    /// Their generation.
+    generation: Option<i64>,
+    remaining: Arc<Remaining>,
+    closed: bool,
+}
+
+/// Jobs of all bounded slices that at least one stream still wants, stream by stream.
+fn bounded_jobs(lines: &[Line]) -> Vec<SliceJob> {
+    let mut jobs = Vec::new();
+    let mut seen: HashSet<(String, u32)> = HashSet::new();
+    for line in lines {
+        for index in &line.left {
+            if !seen.insert((line.plan.id().to_owned(), *index)) {
+                continue;
+            }
+            let slice = &line.plan.slices()[*index as usize];
+            // Streams that have the slice already neither get its rows again nor wait for it.
+            let serving: Vec<&Line> = lines
+                .iter()
+                .filter(|other| Arc::ptr_eq(&other.plan, &line.plan) && slice.streams.contains(&other.shared.name))
+                .filter(|other| other.left.binary_search(index).is_ok())
+                .collect();
+            let streams = serving
+                .iter()
+                .map(|other| SliceStream {
+                    shared: Arc::clone(&other.shared),
+                    from: other.open.get(index).cloned(),
+                    removals: other.removals,
+                })
+                .collect();
+            let remaining = serving.iter().map(|other| Arc::clone(&other.remaining)).collect();
+            jobs.push(SliceJob {
+                plan: Arc::clone(&line.plan),
+                index: *index as usize,
+                key: SliceKey::Bounded(*index),
+                streams,
+                remaining,
+            });
+        }
+    }
+    jobs
+}
+
+/// Jobs of all feeds, for the streams whose bounded part is closed.
+fn feed_jobs(lines: &[Line], feeds: &[Feed]) -> Vec<SliceJob> {
+    let mut jobs = Vec::new();
+    let mut seen: HashSet<(String, usize)> = HashSet::new();
+    for line in lines {
+        for (index, slice) in line.plan.slices().iter().enumerate() {
+            if slice.shape != Shape::Feed || !seen.insert((line.plan.id().to_owned(), index)) {
+                continue;
+            }
+            let streams: Vec<SliceStream> = lines
+                .iter()
+                .filter(|other| Arc::ptr_eq(&other.plan, &line.plan) && slice.streams.contains(&other.shared.name))
+                .filter(|other| other.closed && !other.shared.failed.load(Ordering::Acquire))
+                .filter_map(|other| {
+                    let from = feed_position(other, &slice.id, feeds);
+                    if from.is_none() {
+                        other.shared.fail(
+                            Error::unexpected("the connector planned a feed and gave the stream no position in it")
+                                .with("stream", &other.shared.name)
+                                .with("slice", &slice.id),
+                        );
+                    }
+                    let from = Some(from?);
+                    Some(SliceStream { shared: Arc::clone(&other.shared), from, removals: Removals::Apply })
+                })
+                .collect();
+            if streams.is_empty() || lowest(&streams).is_none() {
+                continue;
+            }
+            jobs.push(SliceJob {
+                plan: Arc::clone(&line.plan),
+                index,
+                key: SliceKey::Feed(slice.id.clone()),
+                streams,
+                remaining: Vec::new(),
+            });
+        }
+    }
+    jobs
+}
+
+/// Where a table stands in a feed: what its plan has just handed over, else what it held before.
+fn feed_position(line: &Line, feed: &SliceId, feeds: &[Feed]) -> Option<Stored> {
+    if let Some(then) = line.plan.then(&line.shared.name).get(feed) {
+        return then.clone();
+    }
+    let committed = line.positions.get(feed)?;
+    let claim = feeds
+        .iter()
+        .filter(|document| document.feed == feed.as_str())
+        .filter_map(|document| document.members.get(&line.shared.name)?.at.as_ref())
+        .find(|claim| Some(claim.generation) == line.generation);
+    Some(
+        claim
+            .map_or(committed, |claim| if claim.position.seq > committed.seq { &claim.position } else { committed })
+            .clone(),
+    )
+}
+
+async fn settled(line: &Line) -> bool {
+    let answer = line.remaining.settled.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(answer) = answer else { return false };
+    match answer.await {
+        Ok(Ok(settled)) => settled == super::stream::Settled::Closed,
+        Ok(Err(error)) => {
+            line.shared.fail(error);
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Adds the figures of a round to the report, and answers the first error.
+fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> {
+    let counters = &shared.counters;
+    report.rows_read += counters.rows_read.load(Ordering::Relaxed);
+    report.bytes_read += counters.bytes_read.load(Ordering::Relaxed);
+    report.rows_rescued += counters.rows_rescued.load(Ordering::Relaxed);
+    report.rows_quarantined += counters.rows_quarantined.load(Ordering::Relaxed);
+    report.rows_written += counters.rows_written.load(Ordering::Relaxed);
+    report.files += counters.files.load(Ordering::Relaxed);
+    report.bytes_written += counters.bytes_written.load(Ordering::Relaxed);
+    report.partial |= counters.partial.load(Ordering::Relaxed);
+    let version = counters.version.load(Ordering::Relaxed);
+    report.commit_version = version.checked_sub(1).or(report.commit_version);
+    shared.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn fail(w: &mut Work, error: &Error) {
+    w.state = State::Failed;
+    let error = error.replicate().with("stream", &w.target.stream.name);
+    w.report.error.get_or_insert_with(|| ErrorReport::from(&error));
+}

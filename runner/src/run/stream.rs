@@ -1,0 +1,502 @@
+//! The task of one stream: takes what lanes have written, and commits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use arrow_schema::SchemaRef;
+use ingest_catalog::Ranges;
+use ingest_core::lake::{DataFile, Removal, TableFormat, WriterOptions, Writers};
+use ingest_core::{Region, Result, SliceId, Stored, StreamName, WriteMode};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::planning::OpenPlan;
+use super::quarantine::Quarantine;
+use super::target::Target;
+use crate::commit::{Change, Committer};
+use crate::conform::{Conform, Input, reconcile};
+use crate::events::{Event, Observer};
+
+/// What lanes and the stream's task share.
+pub struct StreamShared {
+    /// The stream.
+    pub name: StreamName,
+    /// What is to be done with it.
+    pub target: Target,
+    /// The counters.
+    pub counters: Counters,
+    /// Makes writers of data files.
+    pub writers: Arc<dyn Writers>,
+    /// How files are written.
+    pub options: WriterOptions,
+    /// Records that could not become rows.
+    pub quarantine: Arc<Quarantine>,
+    /// What batches are made to conform to.
+    pub conform: RwLock<Arc<Conform>>,
+    /// Whether rows carry `_ingest_seq`.
+    pub seq: bool,
+    /// A commit closes after this time at the latest.
+    pub commit_interval: Duration,
+    /// The table format.
+    pub format: Arc<dyn TableFormat>,
+    /// The way to the stream's task.
+    pub units: mpsc::Sender<Message>,
+    /// The stream has failed: nothing more is read for it.
+    pub failed: AtomicBool,
+    /// The first error.
+    pub error: Mutex<Option<ingest_core::Error>>,
+}
+
+/// Counted while a stream runs.
+#[derive(Default)]
+pub struct Counters {
+    /// Rows that came out of the source.
+    pub rows_read: AtomicU64,
+    /// Their bytes, as Arrow.
+    pub bytes_read: AtomicU64,
+    /// Rows with a rescued value.
+    pub rows_rescued: AtomicU64,
+    /// Records that went to quarantine.
+    pub rows_quarantined: AtomicU64,
+    /// Rows that became visible.
+    pub rows_written: AtomicU64,
+    /// Files that became visible.
+    pub files: AtomicU64,
+    /// Their bytes.
+    pub bytes_written: AtomicU64,
+    /// Version of the last commit plus one; zero = none.
+    pub version: AtomicU64,
+    /// Finished slices, those of earlier runs included.
+    pub slices_done: AtomicU64,
+    /// Something was left for the next run.
+    pub partial: AtomicBool,
+}
+
+impl StreamShared {
+    /// Notes the first error of the stream; nothing more is read for it.
+    pub fn fail(&self, error: ingest_core::Error) {
+        self.failed.store(true, Ordering::Release);
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// What batches conform to now.
+    pub fn conform(&self) -> Arc<Conform> {
+        Arc::clone(&self.conform.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From here on the rows of the source look so.
+    pub fn change_schema(&self, source: &SchemaRef) -> Result<()> {
+        let mut conform = self.conform.write().unwrap_or_else(PoisonError::into_inner);
+        let next = conform_to(&self.format, &self.target, source, Some(conform.storage()), self.seq)?;
+        *conform = Arc::new(next);
+        Ok(())
+    }
+}
+
+/// What batches of a target have to look like for its table.
+pub fn conform_to(
+    format: &Arc<dyn TableFormat>,
+    target: &Target,
+    source: &SchemaRef,
+    table: Option<&SchemaRef>,
+    seq: bool,
+) -> Result<Conform> {
+    let none = BTreeMap::new();
+    reconcile(
+        format,
+        &Input {
+            stream: &target.stream.name,
+            source,
+            table,
+            policy: target.policy,
+            added_columns: target.options.added_columns.as_ref().unwrap_or(&none),
+            seq,
+            absent: false,
+        },
+    )
+}
+
+/// What a lane tells a stream's task.
+pub enum Message {
+    /// Files with what they cover.
+    Unit(Unit),
+    /// All bounded slices have been tried: commit what is there, close the plan if it is complete, answer.
+    Settle(tokio::sync::oneshot::Sender<Result<Settled>>),
+    /// Nothing more comes: commit what is there.
+    End,
+}
+
+/// What became of a stream's bounded slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The plan is closed.
+    Closed,
+    /// Some slices are left.
+    Open,
+}
+
+/// Files that are uploaded, and what they cover. Files and covers become visible in one commit.
+#[derive(Default)]
+pub struct Unit {
+    /// Data files.
+    pub files: Vec<DataFile>,
+    /// Files of the quarantine.
+    pub quarantine: Vec<DataFile>,
+    /// What is covered up to and with these files.
+    pub covers: Vec<(SliceKey, Cover)>,
+    /// A region that goes before these rows come.
+    pub region: Option<Region>,
+    /// The storage schema that the files were written with, where it is wider than the table's.
+    pub schema: Option<SchemaRef>,
+}
+
+/// Which slice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SliceKey {
+    /// A bounded slice, by its index in the plan.
+    Bounded(u32),
+    /// A feed, by its id.
+    Feed(SliceId),
+}
+
+/// How far.
+#[derive(Debug, Clone)]
+pub enum Cover {
+    /// To this mark.
+    At(Stored),
+    /// To the end.
+    Done,
+    /// To the end, and this position stays under the slice's id.
+    Left(SliceId, Stored),
+}
+
+/// The task of a stream.
+pub struct StreamTask {
+    committer: Committer,
+    shared: Arc<StreamShared>,
+    observer: Arc<dyn Observer>,
+    plan: Option<Arc<OpenPlan>>,
+    limited: bool,
+    group: Unit,
+    group_bytes: u64,
+    since: Option<Instant>,
+    /// Feed positions that are covered, whether or not rows came with them.
+    feeds: BTreeMap<SliceId, Stored>,
+}
+
+/// What the task hands back at the end.
+pub struct Finished {
+    /// The committer, standing on the last commit.
+    pub committer: Committer,
+    /// How far each feed is read with everything committed.
+    pub feeds: BTreeMap<SliceId, Stored>,
+}
+
+impl StreamTask {
+    /// A task that commits with `committer`.
+    pub fn new(
+        committer: Committer,
+        shared: Arc<StreamShared>,
+        observer: Arc<dyn Observer>,
+        plan: Option<Arc<OpenPlan>>,
+        limited: bool,
+    ) -> Self {
+        Self {
+            committer,
+            shared,
+            observer,
+            plan,
+            limited,
+            group: Unit::default(),
+            group_bytes: 0,
+            since: None,
+            feeds: BTreeMap::new(),
+        }
+    }
+
+    /// Works until [`Message::End`]. An error is noted in the shared part; what was committed stays.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Finished {
+        loop {
+            let deadline = self.since.map(|since| since + self.shared.commit_interval);
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = sleep_until(deadline) => {
+                    self.attempt_commit().await;
+                    continue;
+                }
+            };
+            match message {
+                None | Some(Message::End) => break,
+                Some(Message::Unit(unit)) => self.take(unit).await,
+                Some(Message::Settle(answer)) => {
+                    let settled = self.settle().await;
+                    // The asker is gone only when the run is being torn down.
+                    drop(answer.send(settled));
+                }
+            }
+        }
+        self.attempt_commit().await;
+        Finished { committer: self.committer, feeds: self.feeds }
+    }
+
+    async fn attempt_commit(&mut self) {
+        if self.shared.failed.load(Ordering::Acquire) && self.group.files.is_empty() {
+            return;
+        }
+        if let Err(error) = self.commit_group(false).await {
+            self.shared.fail(error);
+        }
+    }
+
+    async fn take(&mut self, unit: Unit) {
+        if !self.can_join(&unit) {
+            self.attempt_commit().await;
+        }
+        if unit.region.is_some() && self.group.region.is_none() {
+            self.group.region.clone_from(&unit.region);
+        }
+        let regions_before = self.group.region.is_some();
+        self.group_bytes += unit.files.iter().map(|file| file.bytes).sum::<u64>();
+        self.group.files.extend(unit.files);
+        self.group.quarantine.extend(unit.quarantine);
+        self.group.covers.extend(unit.covers);
+        self.group.schema = unit.schema.or(self.group.schema.take());
+        if self.since.is_none() && !(self.group.files.is_empty() && self.group.quarantine.is_empty()) {
+            self.since = Some(Instant::now());
+        }
+        // A region is applied in a commit of its own rows, and large groups do not wait.
+        if regions_before || self.group_bytes >= self.shared.options.target_file_bytes.saturating_mul(8) {
+            self.attempt_commit().await;
+        }
+    }
+
+    /// Rows that come after a region was removed must not share a commit with rows that came before.
+    fn can_join(&self, unit: &Unit) -> bool {
+        unit.region.is_none() || (self.group.files.is_empty() && self.group.region.is_none())
+    }
+
+    /// Slices of the plan that are finished once these covers are committed.
+    fn done_after(&self, plan: &OpenPlan, covers: &[(SliceKey, Cover)]) -> Ranges {
+        let progress = self.committer.checkpoint().plan.as_ref().filter(|progress| progress.id == plan.id());
+        let mut done = progress.map(|progress| progress.done.clone()).unwrap_or_default();
+        for (key, cover) in covers {
+            if let (SliceKey::Bounded(index), Cover::Done | Cover::Left(..)) = (key, cover) {
+                done.insert(*index);
+            }
+        }
+        done
+    }
+
+    /// Commits what has come, and closes the plan when every bounded slice is done.
+    async fn settle(&mut self) -> Result<Settled> {
+        if self.shared.failed.load(Ordering::Acquire) && self.plan.is_none() {
+            return Ok(Settled::Open);
+        }
+        self.commit_group(true).await.inspect_err(|_| self.shared.failed.store(true, Ordering::Release))?;
+        Ok(if self.plan.is_none() { Settled::Closed } else { Settled::Open })
+    }
+
+    async fn commit_group(&mut self, settling: bool) -> Result<()> {
+        let group = std::mem::take(&mut self.group);
+        self.group_bytes = 0;
+        self.since = None;
+        for (key, cover) in &group.covers {
+            if let (SliceKey::Feed(id), Cover::At(position)) = (key, cover) {
+                self.feeds.insert(id.clone(), position.clone());
+            }
+        }
+        let closing = match self.plan.clone() {
+            Some(plan) if settling && !self.limited => {
+                let done = self.done_after(&plan, &group.covers);
+                plan.bounded(&self.shared.name).iter().all(|index| done.contains(*index)).then_some(plan)
+            }
+            _ => None,
+        };
+        if let Some(plan) = closing {
+            return self.close(group, &plan).await;
+        }
+        if self.limited {
+            return self.commit_limited(group, settling).await;
+        }
+        let bounded_cover = group.covers.iter().any(|(key, _)| matches!(key, SliceKey::Bounded(_)));
+        let nothing = group.files.is_empty() && group.quarantine.is_empty() && group.region.is_none();
+        if nothing && !bounded_cover {
+            // Feed positions of a quiet table go into the feed's document, not into a commit of their own.
+            return Ok(());
+        }
+        self.commit_progress(group).await
+    }
+
+    async fn commit_progress(&mut self, group: Unit) -> Result<()> {
+        let mut staged = false;
+        if let Some(plan) = self.plan.clone()
+            && group.covers.iter().any(|(key, _)| matches!(key, SliceKey::Bounded(_)))
+        {
+            self.adopt(&plan).await?;
+            staged = plan.is_staged(&self.shared.name);
+        }
+        let (rows, count) = (rows(&group.files), group.files.len());
+        let mut change = Change { quarantine: group.quarantine, ..Change::default() };
+        let mut staging = Vec::new();
+        if staged {
+            staging = group.files;
+        } else {
+            change.add = group.files;
+            change.schema = self.wider(group.schema);
+            change.remove = removal(group.region);
+        }
+        let covers = group.covers;
+        let visible = if staged { 0 } else { rows };
+        let files = change.add.clone();
+        let version = self
+            .committer
+            .commit(change, |edit| {
+                apply(edit, covers);
+                edit.stage(staging);
+            })
+            .await?;
+        self.after_commit(version, visible, if staged { 0 } else { count }, &files).await
+    }
+
+    /// Adopts the plan in this table: a commit without files, before its first rows become visible
+    /// (invariant `plan_is_adopted_before_its_rows`). A plan whose rows all fit into one commit is never adopted: that
+    /// commit goes from the plan's base to its end, and is fenced like any other.
+    async fn adopt(&mut self, plan: &Arc<OpenPlan>) -> Result<()> {
+        if self.committer.checkpoint().plan.as_ref().is_some_and(|progress| progress.id == plan.id()) {
+            return Ok(());
+        }
+        plan.write().await?;
+        let slices = plan.bounded(&self.shared.name).len();
+        let replace = plan.write_mode(&self.shared.name) == WriteMode::Replace;
+        let version = self.committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await?;
+        self.note_version(version);
+        Ok(())
+    }
+
+    /// The one commit that closes a plan: staged files become visible, what the plan promised holds, the plan is gone.
+    async fn close(&mut self, group: Unit, plan: &Arc<OpenPlan>) -> Result<()> {
+        let adopted = self.committer.checkpoint().plan.as_ref().is_some_and(|progress| progress.id == plan.id());
+        let mut files = if adopted { self.committer.staged().await? } else { Vec::new() };
+        files.extend(group.files);
+        let then = plan.then(&self.shared.name);
+        let replace = plan.write_mode(&self.shared.name) == WriteMode::Replace;
+        let unchanged = files.is_empty()
+            && group.quarantine.is_empty()
+            && group.region.is_none()
+            && !adopted
+            && !replace
+            && then.iter().all(|(id, position)| self.committer.checkpoint().positions.get(id) == position.as_ref());
+        if unchanged {
+            // Nothing new at the source: no commit at all.
+            self.plan = None;
+            return Ok(());
+        }
+        let mut change = Change {
+            add: files,
+            schema: self.wider(group.schema),
+            quarantine: group.quarantine,
+            remove: removal(group.region),
+        };
+        if replace {
+            change.remove = Removal::All;
+        }
+        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
+        let covers = group.covers;
+        let version = self
+            .committer
+            .commit(change, |edit| {
+                if replace && !adopted {
+                    edit.forget();
+                }
+                apply(edit, covers);
+                edit.close(&then);
+            })
+            .await?;
+        self.plan = None;
+        self.after_commit(version, rows, count, &added).await
+    }
+
+    /// `run --limit`: rows without a checkpoint; the next run replaces them.
+    async fn commit_limited(&mut self, group: Unit, settling: bool) -> Result<()> {
+        if !settling && group.files.is_empty() {
+            return Ok(());
+        }
+        let first = !self.committer.checkpoint().limited || self.shared.counters.version.load(Ordering::Relaxed) == 0;
+        let change = Change {
+            schema: self.wider(group.schema),
+            quarantine: group.quarantine,
+            remove: if first { Removal::All } else { Removal::Nothing },
+            add: group.files,
+        };
+        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
+        let version = self.committer.commit(change, |edit| edit.limited()).await?;
+        if settling {
+            self.plan = None;
+        }
+        self.after_commit(version, rows, count, &added).await
+    }
+
+    async fn after_commit(&mut self, version: u64, rows: u64, files: usize, added: &[DataFile]) -> Result<()> {
+        self.note_version(version);
+        let counters = &self.shared.counters;
+        counters.rows_written.fetch_add(rows, Ordering::Relaxed);
+        counters.files.fetch_add(files as u64, Ordering::Relaxed);
+        counters.bytes_written.fetch_add(added.iter().map(|file| file.bytes).sum(), Ordering::Relaxed);
+        let checkpoint = self.committer.checkpoint();
+        self.observer.event(&Event::Commit {
+            stream: self.shared.name.to_string(),
+            version,
+            rows,
+            files,
+            number: checkpoint.number,
+        });
+        let (quarantined, number) = (checkpoint.quarantine.clone(), checkpoint.number);
+        self.shared.quarantine.commit(quarantined, number).await
+    }
+
+    fn note_version(&self, version: u64) {
+        self.shared.counters.version.store(version + 1, Ordering::Relaxed);
+    }
+
+    /// The schema, if the table does not have it yet.
+    fn wider(&self, schema: Option<SchemaRef>) -> Option<SchemaRef> {
+        let table = self.committer.table().map(|table| table.schema());
+        schema.filter(|schema| table.is_some_and(|table| table.fields().len() < schema.fields().len()))
+    }
+}
+
+fn rows(files: &[DataFile]) -> u64 {
+    files.iter().map(|file| file.rows).sum()
+}
+
+fn removal(region: Option<Region>) -> Removal {
+    match region {
+        None => Removal::Nothing,
+        Some(Region::All) => Removal::All,
+        Some(region) => Removal::Regions(vec![region]),
+    }
+}
+
+fn apply(edit: &mut crate::commit::Edit<'_>, covers: Vec<(SliceKey, Cover)>) {
+    for (key, cover) in covers {
+        match (key, cover) {
+            (SliceKey::Bounded(index), Cover::At(position)) => edit.open(index, position),
+            (SliceKey::Bounded(index), Cover::Done) => edit.done(index),
+            (SliceKey::Bounded(index), Cover::Left(id, position)) => {
+                edit.done(index);
+                edit.feed(&id, position);
+            }
+            (SliceKey::Feed(id), Cover::At(position)) => edit.feed(&id, position),
+            (SliceKey::Feed(_), Cover::Done | Cover::Left(..)) => {}
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,205 @@
+//! What a run does with each stream: the catalog and the configuration, made one.
+
+use ingest_core::lake::Definition;
+use ingest_core::{
+    CursorColumn, Error, ErrorKind, Mode, Result, Safety, Selection, Spec, Stream, StreamName, WriteMode, nearest,
+};
+
+use crate::config::{SchemaPolicy, SourceConfig, StreamOptions};
+
+/// A stream with everything that the configuration says of it, checked.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The stream as discovered, with the key that the configuration names.
+    pub stream: Stream,
+    /// The options.
+    pub options: StreamOptions,
+    /// How it is read.
+    pub mode: Mode,
+    /// How its rows meet the table.
+    pub write: WriteMode,
+    /// The cursor, where the mode needs one.
+    pub cursor: Option<CursorColumn>,
+    /// What happens when the schema changes.
+    pub policy: SchemaPolicy,
+}
+
+/// The selection to ask the source for: the command line's, else the configuration's.
+pub fn selection(config: &SourceConfig, asked: &Selection) -> Selection {
+    let mut selection = asked.clone();
+    if selection.select.is_empty() {
+        selection.select = config.streams.iter().map(|(glob, _)| glob.clone()).collect();
+    }
+    selection
+}
+
+/// Makes targets of the discovered streams that are selected and configured. A stream that cannot be planned is an error of
+/// its own; the others are fine.
+///
+/// # Errors
+/// `ConfigInvalid` when a name was asked for that the source does not have, or nothing is selected.
+pub fn targets(
+    config: &SourceConfig,
+    spec: &Spec,
+    discovered: Vec<Stream>,
+    asked: &Selection,
+) -> Result<Vec<(StreamName, Result<Target>)>> {
+    for name in asked.select.iter().chain(config.streams.iter().map(|(name, _)| name)) {
+        let exact = !name.contains(['*', '?']);
+        let wanted = asked.select.is_empty() || asked.matches(name) || asked.select.contains(name);
+        if exact && wanted && !discovered.iter().any(|stream| stream.name.as_str() == name) {
+            return Err(unknown_stream(name, &discovered));
+        }
+    }
+    let mut found: Vec<(StreamName, Result<Target>)> = Vec::new();
+    for stream in discovered {
+        if !asked.matches(stream.name.as_str()) {
+            continue;
+        }
+        let Some(options) = config.options_of(stream.name.as_str()).or_else(|| {
+            // A stream that the command line names exactly needs no entry in the file.
+            asked.select.iter().any(|name| name == stream.name.as_str()).then(|| config.defaults.clone())
+        }) else {
+            continue;
+        };
+        found.push((stream.name.clone(), target(stream, options, spec)));
+    }
+    if found.is_empty() {
+        return Err(Error::config("no stream is selected")
+            .with("source", &config.name)
+            .hint("`ingest discover` lists the streams; look at --select, --exclude and `streams`"));
+    }
+    refuse_clashes(&mut found);
+    Ok(found)
+}
+
+fn unknown_stream(name: &str, discovered: &[Stream]) -> Error {
+    let names = || discovered.iter().map(|stream| stream.name.as_str());
+    let hint = match nearest(name, names()) {
+        Some(near) => format!("did you mean \"{near}\"? `ingest discover` lists all streams"),
+        None => "`ingest discover` lists the streams that these credentials can see".to_owned(),
+    };
+    Error::config(format!("there is no stream \"{name}\"")).hint(hint)
+}
+
+/// Two streams whose tables would share a folder are errors that name each other.
+fn refuse_clashes(found: &mut [(StreamName, Result<Target>)]) {
+    for i in 0..found.len() {
+        let table = found[i].0.table();
+        let Some(other) = (0..found.len()).find(|j| *j != i && found[*j].0.table() == table) else { continue };
+        let other = found[other].0.clone();
+        found[i].1 = Err(Error::config("two streams would share one table")
+            .with("stream", &found[i].0)
+            .with("other", other)
+            .with("table", table)
+            .hint("leave one of them out with --exclude, or put it into a source of its own"));
+    }
+}
+
+fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Target> {
+    let wrong = |message: String| Error::config(message).with("stream", &stream.name);
+    let mode = options.mode.unwrap_or(if options.cursor.is_some() {
+        Mode::Incremental
+    } else {
+        // The catalog names first what it recommends: incremental where that loses nothing.
+        stream.modes.first().copied().unwrap_or(Mode::Full)
+    });
+    if !stream.modes.contains(&mode) {
+        let modes = stream.modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(
+            wrong(format!("this stream cannot be read in mode {mode}")).hint(format!("it can be read as: {modes}"))
+        );
+    }
+    let write = options.write.unwrap_or(if mode == Mode::Full { WriteMode::Replace } else { WriteMode::Append });
+    if matches!(write, WriteMode::Merge | WriteMode::Scd2) {
+        return Err(Error::new(ErrorKind::Unsupported, format!("write mode {write} is not built in yet"))
+            .with("stream", &stream.name)
+            .hint("use append or replace"));
+    }
+    if write == WriteMode::Replace && mode != Mode::Full {
+        return Err(wrong(format!("mode {mode} with write mode replace would keep only what is new"))
+            .hint("use append, or mode: full"));
+    }
+    let cursor = cursor(&stream, mode, &options)?;
+    for column in options.columns.iter().flatten().chain(options.key.iter().flatten()) {
+        if stream.schema.column_with_name(column).is_none() {
+            let names = stream.schema.fields().iter().map(|field| field.name().as_str());
+            let hint = nearest(column, names)
+                .map_or("`ingest discover` lists the columns".into(), |near| format!("did you mean \"{near}\"?"));
+            return Err(wrong(format!("there is no column \"{column}\"")).hint(hint));
+        }
+    }
+    if options.filter.is_some() && !spec.capabilities.filter {
+        return Err(wrong(format!("the connector {} cannot filter rows (`where`)", spec.name)));
+    }
+    for column in options.partition_by.iter().flatten() {
+        let known = stream.schema.column_with_name(column).is_some() || ingest_core::columns::is_reserved(column);
+        if column.contains('(') {
+            return Err(Error::new(ErrorKind::Unsupported, format!("partition_by \"{column}\" is not built in yet"))
+                .with("stream", &stream.name)
+                .hint("name a column"));
+        }
+        if !known {
+            return Err(wrong(format!("there is no column \"{column}\" to partition by")));
+        }
+    }
+    if let Some(columns) = &options.columns {
+        stream.schema = project(&stream, columns, cursor.as_ref())?;
+    }
+    if let Some(key) = &options.key {
+        stream.key.clone_from(key);
+    }
+    let policy = options.on_schema_change.unwrap_or_default();
+    Ok(Target { stream, options, mode, write, cursor, policy })
+}
+
+/// The chosen columns, in the source's order; key and cursor are always among them.
+fn project(stream: &Stream, columns: &[String], cursor: Option<&CursorColumn>) -> Result<arrow_schema::SchemaRef> {
+    let kept: Vec<usize> = (0..stream.schema.fields().len())
+        .filter(|i| {
+            let name = stream.schema.field(*i).name();
+            columns.contains(name) || stream.key.contains(name) || cursor.is_some_and(|cursor| cursor.column == *name)
+        })
+        .collect();
+    Ok(std::sync::Arc::new(stream.schema.project(&kept)?))
+}
+
+fn cursor(stream: &Stream, mode: Mode, options: &StreamOptions) -> Result<Option<CursorColumn>> {
+    if mode != Mode::Incremental {
+        return Ok(None);
+    }
+    let chosen = match &options.cursor {
+        Some(name) => {
+            let found = stream.cursors.iter().find(|cursor| cursor.column == *name);
+            Some(found.ok_or_else(|| {
+                let names = stream.cursors.iter().map(|cursor| cursor.column.as_str()).collect::<Vec<_>>().join(", ");
+                Error::config(format!("\"{name}\" cannot be the cursor")).with("stream", &stream.name).hint(
+                    if names.is_empty() { "this stream needs no cursor".into() } else { format!("it can be: {names}") },
+                )
+            })?)
+        }
+        None => stream.cursors.first(),
+    };
+    let Some(chosen) = chosen else { return Ok(None) };
+    let accepted = options.accept.as_ref().is_some_and(|accept| accept.contains("unsafe_cursor"));
+    if chosen.safety == Safety::Unsafe && !accepted {
+        return Err(Error::config(format!(
+            "the cursor \"{}\" is not safe: rows may appear below what was read",
+            chosen.column
+        ))
+        .with("stream", &stream.name)
+        .hint("choose another cursor, mode: full, or accept the loss with `accept: unsafe_cursor`"));
+    }
+    Ok(Some(chosen.clone()))
+}
+
+impl Target {
+    /// The definition of the table, where there is none yet.
+    pub fn definition(&self, storage: arrow_schema::SchemaRef) -> Definition {
+        Definition {
+            schema: storage,
+            partition_by: self.options.partition_by.clone().unwrap_or_default(),
+            description: Some(format!("{} (ingest)", self.stream.name)),
+        }
+    }
+}
