@@ -7,11 +7,13 @@
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
 //! | [`http`] | a scriptable HTTP/1.1 server |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
+//! | [`out`] | a way out that keeps everything that a slice gave |
 //! | [`process`] | server processes, gone when the test is over |
 //! | [`programs`] | finds the programs that `.ci/install` put there |
 //! | [`proxy`] | a TCP proxy that is slow, cuts, drops answers or never answers, steered from the test |
 //! | [`python`] | second readers of Delta tables |
 //! | [`s3`] | an S3 server |
+//! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
 
@@ -22,10 +24,12 @@ pub mod gcs;
 mod hmac;
 pub mod http;
 pub mod oracle;
+pub mod out;
 pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod python;
 pub mod s3;
+pub mod source;
 pub mod store;
 pub mod stripe;

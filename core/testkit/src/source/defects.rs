@@ -1,0 +1,64 @@
+//! Deliberate mistakes of the model, each of which the conformance suite must find.
+
+use ingest_core::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A mistake that connectors make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Defect {
+    /// After a restart one row is missing.
+    SkipsOnResume,
+    /// After a restart everything comes again.
+    RestartsOnResume,
+    /// After a restart rows with the cursor value of the mark are missing.
+    SkipsEqualCursor,
+    /// A mark comes before the rows that it covers.
+    MarksBeforeRows,
+    /// What was read before a call was dropped is taken for delivered.
+    ForgetsOnCancel,
+    /// The runner's refusal is ignored.
+    SwallowsCancel,
+    /// A feed says that it caught up, with rows after its last mark.
+    NoMarkAtTheEnd,
+    /// The order of events does not grow.
+    SeqGoesBack,
+    /// `checkpoint` with an older position moves the source back.
+    AcknowledgesBackwards,
+    /// The log is gone, and the feed starts where it begins now.
+    StartsLateInSilence,
+    /// The upper bound of a window is what can be seen, not what is safe.
+    LosesLateRows,
+    /// The schema's columns change places between calls.
+    UnstableSchema,
+    /// Rows have a column that the schema does not have.
+    ColumnOutsideSchema,
+    /// A column has another type than the schema says.
+    WrongType,
+    /// A key is null.
+    NullKey,
+    /// A key comes twice.
+    DuplicateKey,
+    /// Two reads give different values.
+    DifferentEachTime,
+    /// A stream that does not exist reads as an empty one.
+    AcceptsUnknownStream,
+    /// Streams that were not selected are described too.
+    IgnoresSelection,
+    /// An empty stream fails.
+    EmptyStreamFails,
+    /// The key of the configuration is logged.
+    LogsKey,
+    /// The key of the configuration is in an error.
+    ErrorShowsKey,
+    /// Wrong credentials pass every check.
+    AcceptsAnyKey,
+    /// Batches are as large as the source likes.
+    HugeBatches,
+    /// The estimate of a full read is far off.
+    WildEstimate,
+    /// A full read panics.
+    Panics,
+    /// A job is never ready.
+    NeverReady,
+}
