@@ -79,6 +79,13 @@ pub trait Table: Send + Sync {
     /// The live data files at this handle's version.
     async fn files(&self) -> Result<Vec<DataFile>>;
 
+    /// The data files that were live right after the commit that carried `number` of an application id, for going back;
+    /// `None` when the log no longer reaches back to it.
+    async fn files_at(&self, app: &str, number: i64) -> Result<Option<Vec<DataFile>>> {
+        let _ = (app, number);
+        Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot look back"))
+    }
+
     /// Reads the first `limit` rows, newest files first, for `ingest show` and `preview`.
     async fn read(&self, limit: usize) -> Result<Vec<RecordBatch>>;
 

@@ -7,3 +7,4 @@ pub mod events;
 pub mod registry;
 pub mod run;
 pub mod session;
+pub mod state;

@@ -150,11 +150,13 @@ impl Edit<'_> {
         self.next.limited = false;
     }
 
-    /// Takes positions and generation of another checkpoint (`state rewind`, `state import`).
-    pub fn restore(&mut self, positions: BTreeMap<SliceId, Stored>, generation: Option<i64>) {
-        self.next.plan = None;
+    /// Takes positions, and the progress of a plan, from another checkpoint (`state rewind`, `state import`). It is a new
+    /// generation: what the feeds' documents claim for the old one no longer counts.
+    pub fn restore(&mut self, positions: BTreeMap<SliceId, Stored>, plan: Option<PlanProgress>) {
         self.next.positions = positions;
-        self.next.generation = generation;
+        self.next.plan = plan;
+        self.next.generation = Some(THIS);
+        self.next.limited = false;
     }
 
     /// Marks the rows as those of `run --limit`: the next run replaces them.
@@ -413,7 +415,10 @@ impl Committer {
                 &self.checkpoint.table,
             )
             .await?;
-            files.extend(document.staged);
+            // A rewind may lie in between: only what this plan has staged counts.
+            if document.plan.as_ref().is_some_and(|progress| progress.id == plan.id) {
+                files.extend(document.staged);
+            }
             at = document.number;
             parent = document.parent;
         }
