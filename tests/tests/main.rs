@@ -1,0 +1,6 @@
+//! Tests of the whole, in one binary.
+
+#![allow(clippy::unwrap_used)]
+
+mod structure;
+mod workspace;
