@@ -26,14 +26,14 @@ enum Want {
 }
 
 enum Got {
-    Whole(Reply),
-    Pieces(Download),
+    Whole(Box<Reply>),
+    Pieces(Box<Download>),
 }
 
 /// Sends a request and collects its answer.
 pub(crate) async fn collected(request: &Request) -> Result<Reply> {
     match repeated(request, Want::Whole).await? {
-        Got::Whole(reply) => Ok(reply),
+        Got::Whole(reply) => Ok(*reply),
         Got::Pieces(_) => Err(Error::unexpected("a collected answer came in pieces")),
     }
 }
@@ -41,7 +41,7 @@ pub(crate) async fn collected(request: &Request) -> Result<Reply> {
 /// Sends a request and gives out its body unread.
 pub(crate) async fn streamed(request: &Request) -> Result<Download> {
     match repeated(request, Want::Pieces).await? {
-        Got::Pieces(download) => Ok(download),
+        Got::Pieces(download) => Ok(*download),
         Got::Whole(_) => Err(Error::unexpected("an answer in pieces came collected")),
     }
 }
@@ -51,12 +51,12 @@ async fn attempt(request: &Request, target: &Target, token: Option<&Token>, left
     match want {
         Want::Pieces => {
             let (response, _) = answered(request, target, token, left).await?;
-            Download::new(response, &inner.ceilings, inner.timeouts.idle).map(Got::Pieces)
+            Download::new(response, &inner.ceilings, inner.timeouts.idle).map(Box::new).map(Got::Pieces)
         }
         Want::Whole => {
             let limit = inner.timeouts.total.min(left);
             let whole = timeout(limit, whole(request, target, token, left)).await;
-            whole.unwrap_or_else(|_| Err(too_slow(limit))).map(Got::Whole)
+            whole.unwrap_or_else(|_| Err(too_slow(limit))).map(Box::new).map(Got::Whole)
         }
     }
 }

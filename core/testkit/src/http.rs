@@ -194,19 +194,31 @@ impl Response {
         self.body(packed).header("content-encoding", "gzip")
     }
 
-    /// A gzip body that unpacks to `decoded` bytes of blanks.
+    /// A gzip body that unpacks to `mebibytes` of blanks: members of one each, one after another.
     #[must_use]
-    pub fn gzip_bomb(self, decoded: u64) -> Self {
+    pub fn gzip_bomb(self, mebibytes: usize) -> Self {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        let block = vec![b' '; 1 << 20];
-        let mut left = decoded;
-        while left > 0 {
-            let n = left.min(block.len() as u64) as usize;
-            encoder.write_all(&block[..n]).expect("writing to memory");
-            left -= n as u64;
+        encoder.write_all(&vec![b' '; 1 << 20]).expect("writing to memory");
+        let member = encoder.finish().expect("writing to memory");
+        self.body(member.repeat(mebibytes)).header("content-encoding", "gzip")
+    }
+
+    /// Cuts the body of [`Response::body`] off after half of it.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if let Body::Whole(body) = &mut self.body {
+            body.truncate(body.len() / 2);
         }
-        let packed = encoder.finish().expect("writing to memory");
-        self.body(packed).header("content-encoding", "gzip")
+        self
+    }
+
+    /// Appends bytes to the body of [`Response::body`].
+    #[must_use]
+    pub fn then(mut self, bytes: &[u8]) -> Self {
+        if let Body::Whole(body) = &mut self.body {
+            *body = [body.as_ref(), bytes].concat().into();
+        }
+        self
     }
 
     /// Waits before the first byte of the answer.

@@ -5,6 +5,7 @@
 //! | [`azurite`] | an Azure Blob server |
 //! | [`certificates`] | certificates for servers of tests |
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
+//! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
 //! | [`out`] | a way out that keeps everything that a slice gave |
@@ -22,6 +23,7 @@ pub mod certificates;
 mod exchange;
 pub mod gcs;
 mod hmac;
+pub mod hostile;
 pub mod http;
 pub mod oracle;
 pub mod out;
