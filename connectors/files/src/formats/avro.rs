@@ -1,0 +1,45 @@
+//! Avro object container files.
+
+use std::io::BufReader;
+
+use arrow_avro::reader::{Reader, ReaderBuilder};
+use arrow_schema::SchemaRef;
+
+use super::conform::Conform;
+use super::{Sink, Target};
+use crate::config::StreamOptions;
+use crate::input::{CHUNK, Input, Limits};
+use crate::state::Inside;
+use crate::store::{Fault, Reading};
+
+/// Rows that are decoded at once: nothing is known about their size before.
+const ROWS: usize = 8_192;
+
+/// Decodes a whole file.
+pub fn decode(reading: &Reading, target: &Target, sink: &Sink) -> Result<(), Fault> {
+    let reader = open(reading, &target.options, target.limits)?;
+    let conform = Conform::new(target, &reader.schema());
+    let columns = conform.roots();
+    for batch in reader {
+        let batch = batch.and_then(|batch| batch.project(&columns)).map_err(damaged)?;
+        sink.rows(conform.batch(target, &reading.file.path, &batch)?, Inside::default())?;
+    }
+    Ok(())
+}
+
+/// The schema of a file, from its header.
+pub fn schema(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<SchemaRef, Fault> {
+    Ok(open(reading, options, limits)?.schema())
+}
+
+fn open(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Reader<BufReader<Input>>, Fault> {
+    let input = Input::open(reading, options, limits)?;
+    ReaderBuilder::new().with_batch_size(ROWS).build(BufReader::with_capacity(CHUNK, input)).map_err(damaged)
+}
+
+fn damaged(error: arrow_schema::ArrowError) -> Fault {
+    match error {
+        arrow_schema::ArrowError::IoError(_, error) => Fault::from(error),
+        error => Fault::Damaged(error.to_string()),
+    }
+}

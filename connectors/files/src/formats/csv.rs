@@ -1,0 +1,600 @@
+//! CSV and TSV straight into Arrow columns.
+//!
+//! The records of a stretch of the buffer are cut first, then each column takes its fields of all of them in one loop.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow_array::{ArrayRef, StringArray, new_null_array};
+use arrow_schema::{DataType, Field as ArrowField, TimeUnit};
+use ingest_core::{Error, ErrorKind};
+
+use super::tokens::{Bad, Dialect, Field, Flaw, Tokens};
+use super::{BATCH_ROWS, Columns, Sink, Target};
+use crate::config::StreamOptions;
+use crate::input::{CHUNK, Limits, Text};
+use crate::state::Inside;
+use crate::store::{Fault, Reading};
+use crate::types::Seen;
+use crate::values;
+
+/// Records that are cut at once: their fields stay in the cache while the columns take them.
+const STRETCH: usize = 2_048;
+
+/// Decodes a file from a place between two of its records on.
+pub fn decode(reading: &Reading, target: &Target, from: Inside, sink: &Sink) -> Result<(), Fault> {
+    let mut text = Text::open(reading, &target.options, target.limits)?;
+    let mut lines = Buffer::new(&target.options, target.limits);
+    let Some(header) = lines.header(&mut text, &target.options, sink, &reading.file.path)? else { return Ok(()) };
+    if from.offset > lines.place.offset {
+        lines = Buffer::new(&target.options, target.limits);
+        lines.place = from;
+        text.skip_to(reading, from.offset)?;
+    }
+    let mut rows = Rows::new(target, &header)?;
+    let path = reading.file.path.as_str();
+    loop {
+        let more = lines.next(&mut text, Some(header.len()), STRETCH)?;
+        lines.refuse_bytes_that_are_no_text(sink, path, header.len())?;
+        let stretch = lines.stretch();
+        rows.take(&stretch)?;
+        for bad in &lines.tokens.bad {
+            let record = stretch.bytes.get(bad.range.clone()).unwrap_or_default();
+            sink.bad(path, &describe(bad, header.len()), record)?;
+        }
+        lines.pass_over_what_is_too_long(&mut text, sink, path)?;
+        lines.advance();
+        if rows.count >= BATCH_ROWS || rows.bytes >= sink.batch_bytes() || (!more && rows.count > 0) {
+            sink.rows(rows.finish(path)?, lines.place)?;
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+fn describe(bad: &Bad, expected: usize) -> String {
+    match bad.flaw {
+        Flaw::Fields(count) => format!("line {}: {count} fields, expected {expected}", bad.line),
+        Flaw::TextAfterQuote => format!("line {}: text behind a closing quote", bad.line),
+        Flaw::OpenQuote => format!("line {}: a quote that is not closed", bad.line),
+    }
+}
+
+/// A sliding window over the text, and the records found in it.
+pub struct Buffer {
+    dialect: Dialect,
+    bytes: Vec<u8>,
+    /// Where the part begins that was not cut yet.
+    at: usize,
+    /// The file ends with what is in the buffer.
+    last: bool,
+    /// Bytes and lines before `at`.
+    place: Inside,
+    tokens: Tokens,
+    quote: char,
+    most: usize,
+}
+
+/// Records of the buffer.
+pub struct Stretch<'a> {
+    bytes: &'a [u8],
+    text: &'a str,
+    fields: &'a [Field],
+    records: &'a [(u64, u32)],
+}
+
+impl Buffer {
+    pub fn new(options: &StreamOptions, limits: Limits) -> Self {
+        Self {
+            dialect: Dialect::new(options.delimiter, options.quote),
+            bytes: Vec::new(),
+            at: 0,
+            last: false,
+            place: Inside::default(),
+            tokens: Tokens::default(),
+            quote: char::from(options.quote.unwrap_or(b'"')),
+            most: limits.record,
+        }
+    }
+
+    /// Finds the names of the columns, and stands behind them; `None` in a file without a record.
+    pub fn header(
+        &mut self,
+        text: &mut Text,
+        options: &StreamOptions,
+        sink: &Sink,
+        path: &str,
+    ) -> Result<Option<Vec<String>>, Fault> {
+        loop {
+            let more = self.next(text, None, 1)?;
+            if !self.tokens.records.is_empty() {
+                break;
+            }
+            for bad in &self.tokens.bad {
+                let record = self.bytes.get(self.at..).and_then(|rest| rest.get(bad.range.clone())).unwrap_or_default();
+                sink.bad(path, &describe(bad, 0), record)?;
+            }
+            if !more {
+                return Ok(None);
+            }
+            if self.tokens.consumed == 0 {
+                return Err(Fault::Damaged("LimitExceeded: its first line is longer than `max_record`".into()));
+            }
+            self.advance();
+        }
+        let stretch = self.bytes.get(self.at..self.at + self.tokens.consumed).unwrap_or_default();
+        let raw = |field: &Field| {
+            let text = String::from_utf8_lossy(stretch.get(field.range()).unwrap_or_default()).into_owned();
+            if field.is_escaped() { undoubled(&text, self.quote) } else { text }
+        };
+        let names: Vec<String> = match options.header {
+            true => self.tokens.fields.iter().map(raw).collect(),
+            false => vec![String::new(); self.tokens.fields.len()],
+        };
+        let (names, odd) = unique_names(names);
+        if options.header {
+            self.advance();
+            if odd {
+                let stream = &options.name;
+                sink.warn(format!("{stream}: the header has empty or repeated names; those columns got numbers"))?;
+            }
+        } else {
+            self.tokens = Tokens::default();
+        }
+        Ok(Some(names))
+    }
+
+    /// Cuts the next records, reading on until there is one, the text ends, or a record is too long. False: the text
+    /// has ended.
+    fn next(&mut self, text: &mut Text, expected: Option<usize>, most: usize) -> Result<bool, Fault> {
+        loop {
+            let data = self.bytes.get(self.at..).unwrap_or_default();
+            self.tokens.cut(&self.dialect, data, expected, self.last, self.place.line, most);
+            if self.tokens.consumed > 0 {
+                return Ok(!self.last || self.at + self.tokens.consumed < self.bytes.len());
+            }
+            if self.last || data.len() > self.most {
+                return Ok(!self.last);
+            }
+            self.read(text)?;
+        }
+    }
+
+    fn read(&mut self, text: &mut Text) -> Result<(), Fault> {
+        self.bytes.drain(..self.at);
+        self.at = 0;
+        let before = self.bytes.len();
+        // Doubling, so that a long record is not looked at once per chunk, and no further than a record may reach.
+        let wanted = before.clamp(CHUNK, (self.most + CHUNK).saturating_sub(before).max(CHUNK));
+        self.bytes.reserve_exact(wanted);
+        text.take(wanted as u64).read_to_end(&mut self.bytes)?;
+        self.last = self.bytes.len() - before < wanted;
+        Ok(())
+    }
+
+    fn stretch(&self) -> Stretch<'_> {
+        let bytes = self.bytes.get(self.at..self.at + self.tokens.consumed).unwrap_or_default();
+        Stretch {
+            bytes,
+            text: std::str::from_utf8(bytes).unwrap_or_default(),
+            fields: &self.tokens.fields,
+            records: &self.tokens.records,
+        }
+    }
+
+    /// Puts the records that are no UTF-8 aside, so that the stretch is text.
+    fn refuse_bytes_that_are_no_text(&mut self, sink: &Sink, path: &str, width: usize) -> Result<(), Fault> {
+        let end = self.at + self.tokens.consumed;
+        let stretch = self.bytes.get_mut(self.at..end).unwrap_or_default();
+        if std::str::from_utf8(stretch).is_ok() {
+            return Ok(());
+        }
+        for bad in &self.tokens.bad {
+            let record = stretch.get(bad.range.clone()).unwrap_or_default();
+            sink.bad(path, &describe(bad, width), record)?;
+        }
+        self.tokens.bad.clear();
+        let ends: Vec<usize> =
+            self.tokens.records.iter().skip(1).map(|r| r.1 as usize).chain([self.tokens.consumed]).collect();
+        let mut keep = Vec::with_capacity(ends.len());
+        for ((line, start), end) in self.tokens.records.iter().zip(&ends) {
+            let record = stretch.get(*start as usize..*end).unwrap_or_default();
+            match std::str::from_utf8(record) {
+                Ok(_) => keep.push(true),
+                Err(e) => {
+                    sink.bad(
+                        path,
+                        &format!("line {line}: invalid UTF-8 at byte {} of it", e.valid_up_to() + 1),
+                        record,
+                    )?;
+                    keep.push(false);
+                }
+            }
+        }
+        let mut kept = keep.iter();
+        self.tokens.records.retain(|_| kept.next().copied().unwrap_or(false));
+        let mut nth = 0..;
+        self.tokens
+            .fields
+            .retain(|_| nth.next().and_then(|i: usize| keep.get(i / width.max(1)).copied()).unwrap_or(false));
+        // What is left of the bad records must not stop the good ones from being read as text.
+        self.blank_invalid_bytes(end);
+        Ok(())
+    }
+
+    /// Overwrites every byte that is no text with `?`; the places of all others stay.
+    fn blank_invalid_bytes(&mut self, end: usize) {
+        let mut at = self.at;
+        while let Err(e) = std::str::from_utf8(self.bytes.get(at..end).unwrap_or_default()) {
+            let bad = at + e.valid_up_to();
+            let length = e.error_len().unwrap_or(end - bad);
+            self.bytes.get_mut(bad..bad + length).unwrap_or_default().fill(b'?');
+            at = bad + length;
+        }
+    }
+
+    /// Where a record is longer than it may be: takes its first line for bad and reads on behind that.
+    fn pass_over_what_is_too_long(&mut self, text: &mut Text, sink: &Sink, path: &str) -> Result<(), Fault> {
+        let data = self.bytes.get(self.at..).unwrap_or_default();
+        if self.tokens.consumed > 0 || self.last || data.len() <= self.most {
+            return Ok(());
+        }
+        let line = self.place.line + 1;
+        let is_break = |b: &u8| matches!(b, b'\n' | b'\r');
+        let why = match self.tokens.inside_quotes && data.iter().any(is_break) {
+            true => "a quote that is not closed",
+            false => "LimitExceeded: longer than `max_record`",
+        };
+        sink.bad(path, &format!("line {line}: {why}"), data)?;
+        loop {
+            let data = self.bytes.get(self.at..).unwrap_or_default();
+            if let Some(end) = data.iter().position(is_break) {
+                // CR and LF may lie in two chunks.
+                let pair = data.get(end) == Some(&b'\r') && data.get(end + 1) == Some(&b'\n');
+                self.tokens.consumed = end + 1 + usize::from(pair);
+                break;
+            }
+            self.place.offset += data.len() as u64;
+            self.at = self.bytes.len();
+            if self.last {
+                break;
+            }
+            self.bytes.truncate(0);
+            self.at = 0;
+            self.read(text)?;
+        }
+        self.tokens.line = line;
+        self.bytes.shrink_to(4 * CHUNK);
+        Ok(())
+    }
+
+    fn advance(&mut self) {
+        self.at += self.tokens.consumed;
+        self.place.offset += self.tokens.consumed as u64;
+        self.place.line = self.tokens.line;
+        self.tokens.consumed = 0;
+    }
+
+    /// The fields of the next records as texts, for looking at types. Bad records are passed over.
+    pub fn sample(&mut self, text: &mut Text, width: usize, mut look: impl FnMut(usize, &str)) -> Result<bool, Fault> {
+        let more = self.next(text, Some(width), STRETCH)?;
+        let end = self.at + self.tokens.consumed;
+        self.blank_invalid_bytes(end);
+        let stretch = self.stretch();
+        for record in stretch.fields.chunks_exact(width.max(1)) {
+            for (column, field) in record.iter().enumerate() {
+                look(column, &stretch.field(*field, self.quote));
+            }
+        }
+        let stuck = self.tokens.consumed == 0;
+        self.advance();
+        Ok(more && !stuck)
+    }
+}
+
+impl<'a> Stretch<'a> {
+    #[inline]
+    fn field(&self, field: Field, quote: char) -> Cow<'a, str> {
+        let text = self.text.get(field.range()).unwrap_or_default();
+        if field.is_escaped() {
+            return Cow::Owned(undoubled(text, quote));
+        }
+        Cow::Borrowed(text)
+    }
+}
+
+#[cold]
+fn undoubled(text: &str, quote: char) -> String {
+    text.replace(&String::from_iter([quote, quote]), quote.encode_utf8(&mut [0; 4]))
+}
+
+/// Names without doubles, also not by case: an empty one becomes `column_3`, the second `id` becomes `id_2`. True when
+/// something had to be changed.
+fn unique_names(names: Vec<String>) -> (Vec<String>, bool) {
+    let mut taken: HashSet<String> = HashSet::new();
+    let mut odd = false;
+    let unique = names.into_iter().enumerate().map(|(i, name)| {
+        let name = name.trim().to_owned();
+        let stem = if name.is_empty() { format!("column_{}", i + 1) } else { name.clone() };
+        let unique = std::iter::once(stem.clone())
+            .chain((2..).map(|n| format!("{stem}_{n}")))
+            .find(|candidate| !taken.contains(&candidate.to_lowercase()))
+            .unwrap_or(stem);
+        odd |= unique != name;
+        taken.insert(unique.to_lowercase());
+        unique
+    });
+    (unique.collect(), odd)
+}
+
+/// The rows of a batch in the making.
+struct Rows<'a> {
+    target: &'a Target,
+    columns: Vec<Column<'a>>,
+    /// Columns of the stream that the file does not have.
+    missing: Vec<(&'a str, &'a DataType)>,
+    rescued: BTreeMap<usize, String>,
+    quote: char,
+    nulls: Nulls<'a>,
+    count: usize,
+    bytes: usize,
+}
+
+/// A column of the file.
+struct Column<'a> {
+    name: &'a str,
+    /// Its number among the fields of a record.
+    index: usize,
+    exact: bool,
+    values: Values,
+}
+
+enum Values {
+    Text(StringBuilder),
+    Int64(Int64Builder),
+    Int32(Int32Builder),
+    Float64(Float64Builder),
+    Boolean(BooleanBuilder),
+    Decimal(Decimal128Builder, u8, i8),
+    Date(Date32Builder),
+    /// Whether it has a zone.
+    Timestamp(TimestampMicrosecondBuilder, bool),
+    /// The stream has no such column: everything is put aside.
+    Unknown,
+}
+
+/// The texts that stand for null.
+struct Nulls<'a> {
+    empty: bool,
+    others: Vec<&'a str>,
+}
+
+impl Nulls<'_> {
+    #[inline]
+    fn has(&self, text: &str) -> bool {
+        if text.is_empty() { self.empty } else { !self.others.is_empty() && self.others.contains(&text) }
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn new(target: &'a Target, header: &'a [String]) -> Result<Self, Fault> {
+        let types: HashMap<&str, &DataType> = target.columns.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
+        let mut columns = Vec::new();
+        for (index, name) in header.iter().enumerate() {
+            let values = match types.get(name.as_str()) {
+                Some(data_type) => Values::new(data_type)?,
+                None if target.all => Values::Unknown,
+                None => continue,
+            };
+            columns.push(Column { name, index, exact: !target.is_declared(name), values });
+        }
+        let present: HashSet<&str> = header.iter().map(String::as_str).collect();
+        let missing = target.columns.iter().filter(|(name, _)| !present.contains(name.as_str()));
+        let nulls = &target.options.null_values;
+        Ok(Self {
+            missing: missing.map(|(name, ty)| (name.as_str(), ty)).collect(),
+            columns,
+            rescued: BTreeMap::new(),
+            quote: char::from(target.options.quote.unwrap_or(b'"')),
+            nulls: Nulls {
+                empty: nulls.iter().any(String::is_empty),
+                others: nulls.iter().map(String::as_str).filter(|text| !text.is_empty()).collect(),
+            },
+            target,
+            count: 0,
+            bytes: 0,
+        })
+    }
+
+    fn take(&mut self, stretch: &Stretch<'_>) -> Result<(), Fault> {
+        let rows = stretch.records.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let width = stretch.fields.len() / rows;
+        let mut rescue = Rescue { rescued: &mut self.rescued, first: self.count };
+        for column in &mut self.columns {
+            let fields = stretch.fields.iter().skip(column.index).step_by(width.max(1));
+            column.take(stretch, fields, self.quote, &self.nulls, &mut rescue);
+        }
+        self.count += rows;
+        self.bytes += stretch.bytes.len() + rows * 32;
+        Ok(())
+    }
+
+    fn finish(&mut self, path: &str) -> Result<arrow_array::RecordBatch, Fault> {
+        let rows = std::mem::take(&mut self.count);
+        self.bytes = 0;
+        let mut arrays: Vec<(ArrowField, ArrayRef)> = Vec::with_capacity(self.target.columns.len());
+        for column in &mut self.columns {
+            if let Some(array) = column.values.finish() {
+                arrays.push((ArrowField::new(column.name, array.data_type().clone(), true), array));
+            }
+        }
+        for (name, data_type) in &self.missing {
+            arrays.push((ArrowField::new(*name, (*data_type).clone(), true), new_null_array(data_type, rows)));
+        }
+        let mut rescued = std::mem::take(&mut self.rescued);
+        let texts = (!rescued.is_empty())
+            .then(|| (0..rows).map(|row| rescued.remove(&row).map(|text| text + "}")).collect::<StringArray>());
+        self.target.batch(path, rows, arrays, texts)
+    }
+}
+
+/// Where values go that do not fit.
+struct Rescue<'a> {
+    rescued: &'a mut BTreeMap<usize, String>,
+    /// Number of the first row of the stretch.
+    first: usize,
+}
+
+impl Rescue<'_> {
+    #[cold]
+    fn put(&mut self, row: usize, column: &str, text: &str) {
+        let object = self.rescued.entry(self.first + row).or_default();
+        object.push(if object.is_empty() { '{' } else { ',' });
+        object.push_str(&serde_json::Value::from(column).to_string());
+        object.push(':');
+        object.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// Takes the fields of one column in one loop per type.
+macro_rules! take_each {
+    ($column:ident, $stretch:ident, $fields:ident, $quote:ident, $nulls:ident, $rescue:ident, $builder:ident, $parse:expr) => {
+        for (row, field) in $fields.enumerate() {
+            let text = $stretch.field(*field, $quote);
+            if $nulls.has(&text) {
+                $builder.append_null();
+            } else if let Some(value) = $parse(&*text) {
+                $builder.append_value(value);
+            } else {
+                $builder.append_null();
+                $rescue.put(row, $column, &text);
+            }
+        }
+    };
+}
+
+impl Column<'_> {
+    fn take<'f>(
+        &mut self,
+        stretch: &Stretch<'_>,
+        fields: impl Iterator<Item = &'f Field>,
+        quote: char,
+        nulls: &Nulls<'_>,
+        rescue: &mut Rescue<'_>,
+    ) {
+        let (name, exact) = (self.name, self.exact);
+        match &mut self.values {
+            Values::Text(b) => {
+                for field in fields {
+                    let text = stretch.field(*field, quote);
+                    if nulls.has(&text) { b.append_null() } else { b.append_value(text) }
+                }
+            }
+            Values::Int64(b) => {
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, |t: &str| values::integer(t, exact));
+            }
+            Values::Int32(b) => {
+                let parse = |t: &str| values::integer(t, exact).and_then(|n| i32::try_from(n).ok());
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
+            }
+            Values::Float64(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::float),
+            Values::Boolean(b) if exact => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::boolean),
+            Values::Boolean(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::declared_boolean),
+            Values::Decimal(b, precision, scale) => {
+                let parse = |t: &str| values::decimal(t, *precision, *scale, exact);
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
+            }
+            Values::Date(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::date),
+            Values::Timestamp(b, true) if exact => {
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, |t: &str| values::timestamp(t, true));
+            }
+            Values::Timestamp(b, true) => {
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, values::declared_timestamp);
+            }
+            Values::Timestamp(b, false) => {
+                let parse = |t: &str| values::timestamp(t, false).or_else(|| values::midnight(t));
+                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
+            }
+            Values::Unknown => {
+                for (row, field) in fields.enumerate() {
+                    let text = stretch.field(*field, quote);
+                    if !nulls.has(&text) {
+                        rescue.put(row, name, &text);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Values {
+    fn new(data_type: &DataType) -> Result<Self, Fault> {
+        Ok(match data_type {
+            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Int64 => Self::Int64(Int64Builder::new()),
+            DataType::Int32 => Self::Int32(Int32Builder::new()),
+            DataType::Float64 => Self::Float64(Float64Builder::new()),
+            DataType::Boolean => Self::Boolean(BooleanBuilder::new()),
+            DataType::Decimal128(precision, scale) => {
+                Self::Decimal(Decimal128Builder::new().with_data_type(data_type.clone()), *precision, *scale)
+            }
+            DataType::Date32 => Self::Date(Date32Builder::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, zone) => {
+                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()), zone.is_some())
+            }
+            other => {
+                return Err(Error::new(ErrorKind::Unsupported, "a text file has no values of this type")
+                    .with("type", other)
+                    .into());
+            }
+        })
+    }
+
+    fn finish(&mut self) -> Option<ArrayRef> {
+        Some(match self {
+            Self::Text(b) => Arc::new(b.finish()),
+            Self::Int64(b) => Arc::new(b.finish()),
+            Self::Int32(b) => Arc::new(b.finish()),
+            Self::Float64(b) => Arc::new(b.finish()),
+            Self::Boolean(b) => Arc::new(b.finish()),
+            Self::Decimal(b, _, _) => Arc::new(b.finish()),
+            Self::Date(b) => Arc::new(b.finish()),
+            Self::Timestamp(b, _) => Arc::new(b.finish()),
+            Self::Unknown => return None,
+        })
+    }
+}
+
+/// Looks at the first records of a file.
+pub fn sample(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Columns, Fault> {
+    let mut text = Text::open(reading, options, limits)?;
+    let mut lines = Buffer::new(options, limits);
+    let mut columns = Columns::default();
+    let Some(header) = lines.header(&mut text, options, &Sink::Nowhere, &reading.file.path)? else {
+        return Ok(columns);
+    };
+    let mut seen = vec![Seen::default(); header.len()];
+    let is_null = |text: &str| options.null_values.iter().any(|null| null == text);
+    while lines.place.offset < options.sample_bytes {
+        let more = lines.sample(&mut text, header.len(), |column, text| {
+            if let Some(seen) = seen.get_mut(column).filter(|_| !is_null(text)) {
+                seen.text(text);
+            }
+        })?;
+        if !more {
+            break;
+        }
+    }
+    header.into_iter().zip(seen).for_each(|(name, seen)| columns.saw(name, &seen));
+    Ok(columns)
+}

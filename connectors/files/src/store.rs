@@ -1,0 +1,610 @@
+//! Where the files are: a folder, or an object store.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path as LocalPath, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use ingest_core::config::is_loopback;
+use ingest_core::{Error, ErrorKind, Result};
+use object_store::path::Path;
+use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use url::Url;
+
+use crate::config::{FilesConfig, Patterns};
+
+/// A store that sends nothing for so long is given up.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A file as a listing saw it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Relative to the root, `/` between folders.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, microseconds UTC.
+    pub modified: i64,
+    /// What the store calls this version of the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// Why a file could not be read.
+#[derive(Debug)]
+pub enum Fault {
+    /// It is no longer what the listing saw: another run takes it.
+    Changed,
+    /// It cannot be read as what it should be.
+    Damaged(String),
+    /// The store fails, or the run ends: nothing is known about the file.
+    Failed(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Carried>() {
+            Ok(Carried(fault)) => fault,
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Self::Changed,
+                io::ErrorKind::UnexpectedEof => Self::Damaged(format!("it is cut short: {error}")),
+                _ => Self::Damaged(error.to_string()),
+            },
+        }
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        io::Error::other(Carried(fault))
+    }
+}
+
+/// A fault on its way through a reader of somebody else.
+#[derive(Debug)]
+struct Carried(Fault);
+
+impl std::fmt::Display for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Fault::Changed => f.write_str("the file changed while it was read"),
+            Fault::Damaged(text) => f.write_str(text),
+            Fault::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Carried {}
+
+/// The root of a source.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// A folder, with all symbolic links resolved.
+    Local(PathBuf),
+    /// A prefix of an object store.
+    Objects {
+        /// The store.
+        store: Arc<dyn ObjectStore>,
+        /// The prefix of the root.
+        root: Path,
+        /// Whether a listing can be asked for; web servers have none.
+        lists: bool,
+    },
+}
+
+impl Store {
+    /// Makes the client. Connects to nothing.
+    pub fn open(config: &FilesConfig) -> Result<Self> {
+        let path = config.path.trim();
+        if let Some((scheme, _)) = path.split_once("://") {
+            return match scheme {
+                "file" => local_of_url(path),
+                _ => objects(config, path),
+            };
+        }
+        Ok(Self::Local(PathBuf::from(path)))
+    }
+
+    /// Shows every matching file to `found`, in any order, and gives back what else a person should know: names that
+    /// cannot be addressed, links that lead out of the root.
+    pub async fn list(
+        &self,
+        patterns: &Patterns,
+        mut found: impl FnMut(FileRef) + Send + 'static,
+    ) -> Result<Vec<String>> {
+        match self {
+            Self::Local(root) => {
+                let (root, patterns) = (root.clone(), patterns.clone());
+                let walk = move || crate::listing::walk(&root, &patterns, &mut found);
+                tokio::task::spawn_blocking(walk)
+                    .await
+                    .map_err(|e| Error::unexpected("the listing died").caused_by(e))?
+            }
+            Self::Objects { store, root, lists } => {
+                if let Some(literals) = patterns.literals() {
+                    for literal in literals {
+                        if let Some(file) = self.head(literal).await? {
+                            found(file);
+                        }
+                    }
+                    return Ok(Vec::new());
+                }
+                if !lists {
+                    return Err(Error::new(ErrorKind::Unsupported, "a web server cannot list its files")
+                        .hint("name every file under `files` without wildcards"));
+                }
+                list_objects(store.as_ref(), root, patterns, &mut found).await.map(|()| Vec::new())
+            }
+        }
+    }
+
+    /// What the store says about one file now; `None` = it does not exist.
+    pub async fn head(&self, path: &str) -> Result<Option<FileRef>> {
+        match self {
+            Self::Local(root) => {
+                let (root, path) = (root.clone(), path.to_owned());
+                let stat = move || match open_local(&root, &path).and_then(|file| stat(&file, &path)) {
+                    Ok(file) => Ok(Some(file)),
+                    Err(Fault::Changed) => Ok(None),
+                    Err(fault) => Err(fault_error(fault, &path)),
+                };
+                tokio::task::spawn_blocking(stat).await.map_err(|e| Error::unexpected("a stat died").caused_by(e))?
+            }
+            Self::Objects { store, root, .. } => {
+                let location = location(root, path).map_err(|_| {
+                    Error::config("the name of a file cannot be addressed in an object store").with("file", path)
+                })?;
+                match store.head(&location).await {
+                    Ok(meta) => Ok(Some(file_of(path.to_owned(), meta))),
+                    Err(object_store::Error::NotFound { .. }) => Ok(None),
+                    Err(error) => Err(store_error(error, "cannot look at a file").with("file", path)),
+                }
+            }
+        }
+    }
+}
+
+/// One file, to be read on a blocking thread as the listing saw it.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Where it is.
+    pub store: Store,
+    /// What the listing saw.
+    pub file: FileRef,
+    /// Where the requests run.
+    pub handle: Handle,
+    /// Where files are copied to that cannot be read from front to back.
+    pub temp_dir: PathBuf,
+}
+
+impl Reading {
+    /// The bytes from `offset` on.
+    pub fn bytes(&self, offset: u64) -> Result<Box<dyn Read + Send>, Fault> {
+        match &self.store {
+            Store::Local(_) => {
+                let mut file = self.local()?;
+                file.seek(SeekFrom::Start(offset))?;
+                Ok(Box::new(file.take(self.file.size.saturating_sub(offset))))
+            }
+            Store::Objects { .. } => Ok(Box::new(self.remote(offset)?)),
+        }
+    }
+
+    /// The whole file, with random access. One in an object store is copied to a temporary file first.
+    pub fn whole(&self) -> Result<File, Fault> {
+        match &self.store {
+            Store::Local(_) => self.local(),
+            Store::Objects { .. } => {
+                let failed = |e: io::Error| {
+                    Error::new(ErrorKind::Unavailable, "cannot copy a file to the folder for temporary files")
+                        .caused_by(e)
+                };
+                let mut copy = tempfile::tempfile_in(&self.temp_dir).map_err(failed)?;
+                let mut read = self.remote(0)?;
+                while let Some(chunk) = read.chunk()? {
+                    copy.write_all(&chunk).map_err(failed)?;
+                }
+                copy.rewind().map_err(failed)?;
+                Ok(copy)
+            }
+        }
+    }
+
+    /// Looks whether the file is still what the listing saw; objects are asked for by their version instead.
+    pub fn unchanged(&self) -> Result<(), Fault> {
+        match &self.store {
+            Store::Local(_) => self.local().map(|_| ()),
+            Store::Objects { .. } => Ok(()),
+        }
+    }
+
+    fn local(&self) -> Result<File, Fault> {
+        let Store::Local(root) = &self.store else {
+            return Err(Error::unexpected("a file of an object store was taken for a local one").into());
+        };
+        let file = open_local(root, &self.file.path)?;
+        match stat(&file, &self.file.path)? == self.file {
+            true => Ok(file),
+            false => Err(Fault::Changed),
+        }
+    }
+
+    fn remote(&self, offset: u64) -> Result<Chunks, Fault> {
+        let Store::Objects { store, root, .. } = &self.store else {
+            return Err(Error::unexpected("a local file was taken for one of an object store").into());
+        };
+        let location = location(root, &self.file.path).map_err(|_| Fault::Changed)?;
+        let modified = chrono::DateTime::from_timestamp_micros(self.file.modified);
+        let options = GetOptions {
+            if_match: self.file.etag.clone().filter(|etag| !etag.starts_with("W/")),
+            if_unmodified_since: modified.filter(|_| self.file.etag.is_none()),
+            range: (offset > 0).then_some(GetRange::Offset(offset)),
+            ..GetOptions::default()
+        };
+        let (store, file) = (store.clone(), self.file.clone());
+        let (send, receive) = tokio::sync::mpsc::channel(4);
+        self.handle.spawn(async move {
+            let read = forward(store, location, options, &file, &send);
+            if let Err(fault) = read.await {
+                // Nobody listens any more: the reader was dropped.
+                let _ = send.send(Err(fault)).await;
+            }
+        });
+        Ok(Chunks { receive, rest: Bytes::new() })
+    }
+}
+
+async fn forward(
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    options: GetOptions,
+    file: &FileRef,
+    send: &tokio::sync::mpsc::Sender<Result<Bytes, Fault>>,
+) -> Result<(), Fault> {
+    let silent = |_| Error::new(ErrorKind::Timeout, "an object store stopped answering").with("file", &file.path);
+    let got = tokio::time::timeout(SILENCE, store.get_opts(&location, options)).await.map_err(silent)?;
+    let got = got.map_err(|e| read_fault(e, &file.path))?;
+    if got.meta.size != file.size {
+        return Err(Fault::Changed);
+    }
+    let mut stream = got.into_stream();
+    while let Some(chunk) = tokio::time::timeout(SILENCE, stream.next()).await.map_err(silent)? {
+        let chunk = chunk.map_err(|e| read_fault(e, &file.path))?;
+        if send.send(Ok(chunk)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The body of an object as a blocking reader; it runs four chunks ahead at most.
+struct Chunks {
+    receive: tokio::sync::mpsc::Receiver<Result<Bytes, Fault>>,
+    rest: Bytes,
+}
+
+impl Chunks {
+    fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        self.receive.blocking_recv().transpose()
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.chunk()? {
+                Some(chunk) => self.rest = chunk,
+                None => return Ok(0),
+            }
+        }
+        let head = self.rest.split_to(into.len().min(self.rest.len()));
+        into.get_mut(..head.len()).unwrap_or_default().copy_from_slice(&head);
+        Ok(head.len())
+    }
+}
+
+/// Opens a file below the root; a link that leads out of it is not followed.
+fn open_local(root: &LocalPath, path: &str) -> Result<File, Fault> {
+    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return Err(Fault::Damaged("its name leads out of the root".into()));
+    }
+    let root = root.canonicalize()?;
+    let full = root.join(path).canonicalize()?;
+    if !full.starts_with(&root) {
+        return Err(Fault::Damaged("it is a link that leads out of the root".into()));
+    }
+    Ok(File::open(full)?)
+}
+
+fn stat(file: &File, path: &str) -> Result<FileRef, Fault> {
+    let meta = file.metadata()?;
+    match meta.is_file() {
+        true => Ok(FileRef { path: path.to_owned(), size: meta.len(), modified: modified(&meta), etag: None }),
+        false => Err(Fault::Damaged("it is not a regular file".into())),
+    }
+}
+
+/// Modification time in microseconds UTC; 0 where the file system keeps none.
+pub(crate) fn modified(meta: &std::fs::Metadata) -> i64 {
+    let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    match meta.modified().unwrap_or(SystemTime::UNIX_EPOCH).duration_since(UNIX_EPOCH) {
+        Ok(after) => micros(after),
+        Err(before) => -micros(before.duration()),
+    }
+}
+
+async fn list_objects(
+    store: &dyn ObjectStore,
+    root: &Path,
+    patterns: &Patterns,
+    found: &mut (impl FnMut(FileRef) + Send),
+) -> Result<()> {
+    for base in patterns.bases() {
+        let failed = |e| {
+            store_error(e, "cannot list files").with("folder", if base.is_empty() { "/" } else { &base }).hint(
+                "names with empty, `.` or `..` parts or control characters cannot be addressed: rename them, or choose a \
+                 narrower `path`",
+            )
+        };
+        let prefix = location(root, base.trim_end_matches('/')).map_err(|e| failed(e.into()))?;
+        let mut listing = store.list(Some(&prefix));
+        while let Some(meta) = tokio::time::timeout(SILENCE, listing.next())
+            .await
+            .map_err(|_| Error::new(ErrorKind::Timeout, "an object store stopped answering while it listed files"))?
+        {
+            let meta = meta.map_err(failed)?;
+            let Some(path) = relative(root, &meta.location) else { continue };
+            if patterns.matches(&path) {
+                found(file_of(path, meta));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn file_of(path: String, meta: ObjectMeta) -> FileRef {
+    FileRef { path, size: meta.size, modified: meta.last_modified.timestamp_micros(), etag: meta.e_tag }
+}
+
+fn location(root: &Path, path: &str) -> Result<Path, object_store::path::Error> {
+    match (root.as_ref(), path) {
+        ("", path) => Path::parse(path),
+        (root, "") => Path::parse(root),
+        (root, path) => Path::parse(format!("{root}/{path}")),
+    }
+}
+
+fn relative(root: &Path, location: &Path) -> Option<String> {
+    match root.as_ref() {
+        "" => Some(location.as_ref().to_owned()),
+        root => location.as_ref().strip_prefix(root)?.strip_prefix('/').map(str::to_owned),
+    }
+}
+
+fn read_fault(error: object_store::Error, path: &str) -> Fault {
+    match &error {
+        object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. } => Fault::Changed,
+        object_store::Error::PermissionDenied { .. } => Fault::Damaged("the object store refuses it".into()),
+        _ => Fault::Failed(store_error(error, "cannot read a file").with("file", path)),
+    }
+}
+
+fn fault_error(fault: Fault, path: &str) -> Error {
+    match fault {
+        Fault::Changed => Error::new(ErrorKind::NotFound, "a file is gone").with("file", path),
+        Fault::Damaged(text) => {
+            Error::new(ErrorKind::DataInvalid, format!("cannot read a file: {text}")).with("file", path)
+        }
+        Fault::Failed(error) => error,
+    }
+}
+
+/// An error of an object store, without the queries of its URLs: they may hold signatures.
+pub fn store_error(error: object_store::Error, message: &str) -> Error {
+    let kind = match &error {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::PermissionDenied { .. } => ErrorKind::PermissionDenied,
+        object_store::Error::Unauthenticated { .. } => ErrorKind::Unauthenticated,
+        object_store::Error::InvalidPath { .. } => ErrorKind::DataInvalid,
+        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => ErrorKind::Unsupported,
+        object_store::Error::UnknownConfigurationKey { .. } => ErrorKind::ConfigInvalid,
+        _ => ErrorKind::Unavailable,
+    };
+    let error = Error::new(kind, message).caused_by(without_queries(&error.to_string()));
+    match kind {
+        ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => {
+            error.hint("the credentials need the rights to list and to read below `path`")
+        }
+        ErrorKind::NotFound => error.hint("check the bucket and the prefix in `path`"),
+        // The client has repeated the request itself.
+        _ => error.exhausted(),
+    }
+}
+
+fn without_queries(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (head, url) = rest.split_at(at + 3);
+        clean.push_str(head);
+        let end = url.find([' ', '"', '\'', ')', '>', '\n']).unwrap_or(url.len());
+        let (url, tail) = url.split_at(end);
+        clean.push_str(url.split(['?', '#']).next().unwrap_or(url));
+        rest = tail;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+fn local_of_url(path: &str) -> Result<Store> {
+    Url::parse(path)
+        .ok()
+        .and_then(|url| url.to_file_path().ok())
+        .map(Store::Local)
+        .ok_or_else(|| Error::config("invalid configuration: path: is not a file URL of this machine"))
+}
+
+fn objects(config: &FilesConfig, path: &str) -> Result<Store> {
+    let wrong = |text: &str| Error::config(format!("invalid configuration: path: {text}"));
+    let url = Url::parse(path).map_err(|e| wrong("is not a URL").caused_by(e))?;
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("a URL must not hold credentials or a query").hint("use the fields for credentials"));
+    }
+    let host =
+        url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the URL names no bucket or host"))?;
+    let reached = match url.scheme() {
+        "http" | "https" => Some(url.clone()),
+        _ => config
+            .endpoint
+            .as_deref()
+            .map(Url::parse)
+            .transpose()
+            .map_err(|e| Error::config("invalid configuration: endpoint: is not a URL").caused_by(e))?,
+    };
+    let plaintext = reached.as_ref().is_some_and(|url| url.scheme() == "http");
+    let near = reached.as_ref().and_then(Url::host_str).is_some_and(is_loopback);
+    if plaintext && !near && !config.danger_plaintext {
+        return Err(Error::config("invalid configuration: plain http goes to this machine alone")
+            .hint("use https, or set `danger_plaintext: true`"));
+    }
+    let client = ClientOptions::new()
+        .with_allow_http(plaintext)
+        .with_connect_timeout(Duration::from_secs(10))
+        // Bodies of any length may take any time; silence is what is limited.
+        .with_timeout_disabled();
+    let retry = RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
+    let prefix = percent_decoded(url.path().trim_matches('/'));
+    let root = Path::parse(&prefix).map_err(|e| wrong("the prefix cannot be addressed").caused_by(e))?;
+    let (store, root): (Arc<dyn ObjectStore>, Path) = match url.scheme() {
+        "s3" | "s3a" => (s3(config, host, client, retry)?, root),
+        "gs" | "gcs" => (gcs(config, host, client, retry)?, root),
+        "az" | "azure" | "abfs" | "abfss" => (azure(config, &url, client, retry)?, root),
+        "http" | "https" => {
+            let mut base = url.clone();
+            base.set_path("");
+            (
+                built(
+                    object_store::http::HttpBuilder::new()
+                        .with_url(base)
+                        .with_client_options(client)
+                        .with_retry(retry)
+                        .build(),
+                )?,
+                root,
+            )
+        }
+        other => {
+            return Err(wrong(&format!("the scheme {other}:// is not known"))
+                .hint("write a folder, s3://, gs://, az:// or https://"));
+        }
+    };
+    Ok(Store::Objects { store, root, lists: !matches!(url.scheme(), "http" | "https") })
+}
+
+fn percent_decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn built<S: ObjectStore>(store: object_store::Result<S>) -> Result<Arc<dyn ObjectStore>> {
+    match store {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(e) => Err(Error::config("cannot set up the object store").caused_by(without_queries(&e.to_string()))),
+    }
+}
+
+fn s3(config: &FilesConfig, bucket: &str, client: ClientOptions, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = object_store::aws::AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_retry(retry)
+        .with_skip_signature(config.anonymous);
+    if let Some(region) = &config.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &config.endpoint {
+        let plain = endpoint.starts_with("http://");
+        builder = builder.with_endpoint(endpoint).with_allow_http(plain).with_virtual_hosted_style_request(false);
+    }
+    if let Some(key) = &config.access_key_id {
+        builder = builder.with_access_key_id(key.expose());
+    }
+    if let Some(key) = &config.secret_access_key {
+        builder = builder.with_secret_access_key(key.expose());
+    }
+    if let Some(token) = &config.session_token {
+        builder = builder.with_token(token.expose());
+    }
+    built(builder.build())
+}
+
+fn gcs(config: &FilesConfig, bucket: &str, client: ClientOptions, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_retry(retry)
+        .with_skip_signature(config.anonymous);
+    if let Some(key) = &config.service_account_key {
+        builder = builder.with_service_account_key(key.expose());
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_config(object_store::gcp::GoogleConfigKey::BaseUrl, endpoint);
+    }
+    built(builder.build())
+}
+
+fn azure(config: &FilesConfig, url: &Url, client: ClientOptions, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>> {
+    // abfss://container@account.dfs.core.windows.net/path has its container before the `@`, which is refused above.
+    let container = url.host_str().unwrap_or_default();
+    let mut builder = object_store::azure::MicrosoftAzureBuilder::from_env()
+        .with_container_name(container)
+        .with_client_options(client)
+        .with_retry(retry)
+        .with_skip_signature(config.anonymous);
+    if let Some(account) = &config.account {
+        builder = builder.with_account(account);
+    }
+    if let Some(key) = &config.account_key {
+        builder = builder.with_access_key(key.expose());
+    }
+    if let Some(token) = &config.sas_token {
+        builder =
+            builder.with_config(object_store::azure::AzureConfigKey::SasKey, token.expose().trim_start_matches('?'));
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.clone()).with_allow_http(endpoint.starts_with("http://"));
+    }
+    built(builder.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_of_urls_are_not_shown() {
+        let text = "Error performing GET https://a.blob.core.windows.net/c/x?sig=canary&se=1 in 5s (http://b/?q)";
+        assert_eq!(without_queries(text), "Error performing GET https://a.blob.core.windows.net/c/x in 5s (http://b/)");
+    }
+
+    #[test]
+    fn plain_http_needs_a_word() {
+        let config =
+            |path: &str, danger| FilesConfig { path: path.into(), danger_plaintext: danger, ..FilesConfig::default() };
+        assert!(Store::open(&config("http://example.com/x", false)).is_err());
+        assert!(Store::open(&config("http://example.com/x", true)).is_ok());
+        assert!(Store::open(&config("http://127.0.0.1:1/x", false)).is_ok());
+        assert!(Store::open(&config("https://user:pw@example.com/x", false)).is_err());
+        assert!(Store::open(&config("ftp://example.com/x", false)).is_err());
+    }
+}

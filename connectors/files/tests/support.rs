@@ -1,0 +1,257 @@
+//! A folder, a connector over it, and runs that keep their state as the runner does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use arrow_array::RecordBatch;
+use ingest_connector_files::{Files, Position, Work};
+use ingest_core::{
+    BadRecord, Builtin, Context, Done, Error, Event, Factory, Intent, Json, Mode, PlanRequest, RawOut, Region, Result,
+    Selected, Selection, Slice, SliceId, Source, Stored, Stream, StreamName, async_trait,
+};
+use serde_json::json;
+
+/// What a slice gave, mark by mark, as the runner sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub events: Vec<Event>,
+}
+
+#[async_trait]
+impl RawOut for Given {
+    async fn put(&mut self, event: Event) -> Result<()> {
+        self.events.push(event);
+        Ok(())
+    }
+
+    fn batch_bytes(&self) -> usize {
+        1 << 20
+    }
+
+    fn follow(&self) -> bool {
+        false
+    }
+}
+
+/// A table in memory: rows as JSON objects.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Table {
+    pub rows: Vec<Json>,
+    pub bad: Vec<BadRecord>,
+    pub warnings: Vec<String>,
+    pub skipped: Vec<String>,
+    pub positions: BTreeMap<SliceId, Stored>,
+}
+
+impl Table {
+    pub(crate) fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            match event {
+                Event::Rows(_, batch) => self.rows.extend(rows(&batch)),
+                Event::Remove(_, Region::Equals(equals)) => {
+                    self.rows.retain(|row| !equals.iter().all(|(column, value)| row.get(column) == Some(value)));
+                }
+                Event::Quarantine(_, bad) => self.bad.push(bad),
+                Event::Warning { text, partial: false, .. } => self.warnings.push(text),
+                Event::Warning { text, partial: true, .. } => self.skipped.push(text),
+                Event::Mark(_) => {}
+                other => panic!("unexpected event {other:?}"),
+            }
+        }
+    }
+
+    /// The values of a column as texts, sorted.
+    pub(crate) fn column(&self, name: &str) -> Vec<String> {
+        let text = |row: &Json| match row.get(name) {
+            None | Some(Json::Null) => "null".to_owned(),
+            Some(Json::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        let mut values: Vec<String> = self.rows.iter().map(text).collect();
+        values.sort();
+        values
+    }
+}
+
+/// The rows of a batch: every value as the text that Arrow shows, `null` for null.
+pub(crate) fn rows(batch: &RecordBatch) -> Vec<Json> {
+    let options = arrow_cast::display::FormatOptions::default();
+    let schema = batch.schema();
+    let formatters: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|array| arrow_cast::display::ArrayFormatter::try_new(array.as_ref(), &options).expect("formatter"))
+        .collect();
+    (0..batch.num_rows())
+        .map(|row| {
+            let cell = |i: usize| match batch.column(i).is_null(row) {
+                true => Json::Null,
+                false => Json::from(formatters[i].value(row).to_string()),
+            };
+            Json::Object(schema.fields().iter().enumerate().map(|(i, f)| (f.name().clone(), cell(i))).collect())
+        })
+        .collect()
+}
+
+pub(crate) struct Folder {
+    pub dir: tempfile::TempDir,
+}
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("temporary folder") }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
+        std::fs::write(&path, content).expect("write");
+        path
+    }
+
+    /// Sets the modification time, seconds since 1970.
+    pub(crate) fn touch(&self, path: &str, seconds: u64) {
+        let file = std::fs::File::options().write(true).open(self.dir.path().join(path)).expect("open");
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).expect("touch");
+    }
+
+    pub(crate) fn config(&self, files: Json) -> Json {
+        json!({"path": self.dir.path(), "files": files})
+    }
+
+    pub async fn source(&self, files: Json) -> Box<dyn Source> {
+        open(self.config(files)).await.expect("open")
+    }
+}
+
+pub(crate) async fn open(config: Json) -> Result<Box<dyn Source>> {
+    Builtin::<Files>::new().open(config, Context::standalone("drop")).await
+}
+
+pub(crate) async fn streams(source: &dyn Source) -> Vec<Stream> {
+    source.schema(&Selection::default()).await.expect("schema")
+}
+
+pub(crate) async fn stream(source: &dyn Source, name: &str) -> Stream {
+    streams(source).await.into_iter().find(|s| s.name.as_str() == name).unwrap_or_else(|| panic!("no stream {name}"))
+}
+
+pub(crate) fn types(stream: &Stream) -> Vec<(String, String)> {
+    stream.schema.fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
+}
+
+pub(crate) async fn plan(
+    source: &dyn Source,
+    stream: &Stream,
+    mode: Mode,
+    positions: &BTreeMap<SliceId, Stored>,
+    slice_bytes: u64,
+) -> Result<ingest_core::Plan<Json, Stored>> {
+    static CLOCK: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+    let tick = CLOCK.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    source
+        .plan(&PlanRequest {
+            streams: vec![Selected {
+                stream: stream.clone(),
+                mode,
+                cursor: None,
+                columns: None,
+                filter: None,
+                positions: positions.clone(),
+            }],
+            intent: Intent::Here,
+            slice_bytes,
+            min_slices: 1,
+            interval: None,
+            now: chrono::Utc::now().timestamp_micros() + tick,
+        })
+        .await
+}
+
+pub(crate) async fn extract(source: &dyn Source, slice: &Slice<Json>, from: Option<&Stored>) -> (Given, Result<Done>) {
+    let mut given = Given::default();
+    let done = source.extract(slice, 1, from, &mut given).await;
+    (given, done)
+}
+
+/// Runs a slice to its end as the runner does: rows count up to a mark, a retryable failure is repeated from there.
+pub(crate) async fn finish(
+    source: &dyn Source,
+    slice: &Slice<Json>,
+    from: Option<Stored>,
+    table: &mut Table,
+) -> Result<Done> {
+    let mut from = from;
+    for _ in 0..3 {
+        let (given, done) = extract(source, slice, from.as_ref()).await;
+        let mut unit = Vec::new();
+        for event in given.events {
+            match event {
+                Event::Mark(mark) => {
+                    from = Some(mark);
+                    table.apply(unit.drain(..));
+                }
+                warning @ Event::Warning { .. } => table.apply([warning]),
+                event => unit.push(event),
+            }
+        }
+        match done {
+            Ok(Done::Complete) => {
+                table.apply(unit);
+                return Ok(Done::Complete);
+            }
+            Ok(Done::Left) => {
+                assert!(unit.is_empty(), "rows behind the last mark of a slice that leaves something");
+                table.positions.insert(slice.id.clone(), from.expect("a mark says what is left"));
+                return Ok(Done::Left);
+            }
+            Ok(other) => panic!("unexpected {other:?}"),
+            Err(error) if error.is_retryable() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::unexpected("three attempts were not enough"))
+}
+
+/// One run of a stream, in append mode.
+pub(crate) async fn run(source: &dyn Source, name: &str, table: &mut Table) -> Result<usize> {
+    let mut slices = 0;
+    loop {
+        let stream = stream(source, name).await;
+        let plan = plan(source, &stream, Mode::Incremental, &table.positions, 1 << 30).await?;
+        for slice in &plan.slices {
+            finish(source, slice, None, table).await?;
+            slices += 1;
+        }
+        let then = plan.then.get(&StreamName::from(name)).cloned().unwrap_or_default();
+        for (id, position) in then {
+            match position {
+                Some(position) => table.positions.insert(id, position),
+                None => table.positions.remove(&id),
+            };
+        }
+        if !plan.more {
+            return Ok(slices);
+        }
+    }
+}
+
+/// Everything at once.
+pub(crate) async fn load(source: &dyn Source, name: &str) -> Table {
+    let mut table = Table::default();
+    run(source, name, &mut table).await.expect("run");
+    table
+}
+
+/// Reads a slice's work as the connector writes it.
+pub(crate) fn work(slice: &Slice<Json>) -> Work {
+    serde_json::from_value(slice.work.clone()).expect("work")
+}
+
+pub(crate) fn position(stored: &Stored) -> Position {
+    serde_json::from_value(stored.at.clone()).expect("position")
+}
