@@ -1,5 +1,6 @@
 //! The runner of `ingest`: plan, pipeline, budget, policies, retry, commits; and the command line on top.
 
+mod cli;
 pub mod commit;
 pub mod config;
 pub mod conform;
@@ -8,3 +9,5 @@ pub mod registry;
 pub mod run;
 pub mod session;
 pub mod state;
+
+pub use cli::cli;

@@ -17,7 +17,16 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{DEFAULT_MEMORY, LoadOptions, Loaded, masked};
 pub use problem::{ConfigProblem, Origin, as_error};
-pub use validate::{Facts, dereference, description, is_secret, types};
+pub use validate::{Facts, dereference, description, is_secret, join, types};
+pub use yaml::plain;
+
+/// The names of the sources in the text of a configuration; `None` where it cannot be read.
+pub fn sources_of(text: &str) -> Option<Vec<String>> {
+    let mut problems = Vec::new();
+    let root = yaml::parse(text, &std::sync::Arc::from(std::path::Path::new("")), &mut problems)?;
+    let names = root.get("sources").map(|sources| sources.entries().iter().map(|entry| entry.key.clone()).collect());
+    problems.is_empty().then(|| names.unwrap_or_default())
+}
 
 /// A URL for people: without user, password and query.
 pub fn public_url(url: &str) -> String {
@@ -248,8 +257,24 @@ impl StreamOptions {
             ($($field:ident),+) => { Self { $($field: self.$field.clone().or_else(|| defaults.$field.clone())),+ } };
         }
         merge!(
-            mode, cursor, key, write, columns, filter, partition_by, schedule, on_schema_change, classify, mask, checks, sla,
-            retention, deletes, soft_delete, accept, added_columns
+            mode,
+            cursor,
+            key,
+            write,
+            columns,
+            filter,
+            partition_by,
+            schedule,
+            on_schema_change,
+            classify,
+            mask,
+            checks,
+            sla,
+            retention,
+            deletes,
+            soft_delete,
+            accept,
+            added_columns
         )
     }
 }

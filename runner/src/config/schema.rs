@@ -55,10 +55,9 @@ pub fn text() -> Json {
 /// The schema of a connector's own fields; unknown keys are refused even where its struct forgot to say so.
 pub fn fields(spec: &Spec) -> Json {
     let mut schema = spec.config.clone().unwrap_or_else(|| json!({"type": "object"}));
-    if let Some(object) = schema.as_object_mut() {
-        if object.contains_key("properties") && !object.contains_key("unevaluatedProperties") {
-            object.entry("additionalProperties").or_insert(false.into());
-        }
+    let open = schema.get("properties").is_some() && schema.get("unevaluatedProperties").is_none();
+    if let Some(object) = schema.as_object_mut().filter(|_| open) {
+        object.entry("additionalProperties").or_insert(false.into());
     }
     schema
 }

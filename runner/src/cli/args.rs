@@ -1,0 +1,533 @@
+//! The command line as types.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ingest_core::Selection;
+
+/// Moves data from databases, APIs and files into a data lake, exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ingest",
+    version,
+    max_term_width = 100,
+    propagate_version = false,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  ingest init                              write a commented ingest.yaml
+  ingest check --source files              is everything reachable and allowed?
+  ingest run --source files                load what is new
+  ingest show files.orders                 look at a table
+
+Every flag is also an environment variable: --log-level is INGEST_LOG_LEVEL. Data goes to stdout, everything else to
+stderr. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the source, 4 partial, 5 contract or quality
+violation, 6 another run holds the stream, 130 interrupted."
+)]
+pub struct Cli {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that stand before or after the verb.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The configuration file; left out, ingest.yaml is searched from here upwards
+    #[arg(
+        long,
+        global = true,
+        env = "INGEST_CONFIG",
+        value_name = "FILE",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
+    pub config: Option<PathBuf>,
+    /// Overlay ingest.NAME.yaml
+    #[arg(long, global = true, env = "INGEST_ENV", value_name = "NAME", hide_env = true, help_heading = "Everywhere")]
+    pub env: Option<String>,
+    /// How much is logged to stderr
+    #[arg(
+        long,
+        global = true,
+        env = "INGEST_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "warn",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
+    pub log_level: LogLevel,
+    /// How logs and errors look on stderr
+    #[arg(
+        long,
+        global = true,
+        env = "INGEST_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
+    pub log_format: LogFormat,
+    /// Print data (and errors) as JSON
+    #[arg(long, global = true, env = "INGEST_JSON", hide_env = true, help_heading = "Everywhere")]
+    pub json: bool,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What a person must act on.
+    Error,
+    /// What was recovered.
+    Warn,
+    /// The course of things.
+    Info,
+    /// Every request and decision.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How logs and errors look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write a commented ingest.yaml
+    #[command(after_help = "Examples:
+  ingest init                      an ingest.yaml that reads the files in ./data
+  ingest init warehouse            the same in the folder ./warehouse
+  ingest init --connector stripe   add a source with every field explained")]
+    Init(InitArgs),
+    /// List the connectors, or explain one
+    #[command(after_help = "Examples:
+  ingest connectors                what is built in
+  ingest connectors postgres       its fields, modes and documentation
+  ingest connectors stripe --json  the JSON Schema of its fields")]
+    Connectors(ConnectorsArgs),
+    /// Check that a source and the lake are reachable, authorised and complete
+    #[command(after_help = "Examples:
+  ingest check --source shop_db
+  ingest check --source shop_db --json
+
+Every problem comes with its remedy. The exit code is the one that a run would end with; warnings alone are 0.")]
+    Check(SourceArgs),
+    /// Show the streams of a source: columns, keys, cursors, modes
+    #[command(after_help = "Examples:
+  ingest discover --source shop_db
+  ingest discover --source shop_db --select 'public.*' --json")]
+    Discover(SourceArgs),
+    /// Show the first rows of a stream; writes nothing
+    #[command(after_help = "Examples:
+  ingest preview --source files --stream orders
+  ingest preview --source files --stream orders --limit 3 --json")]
+    Preview(PreviewArgs),
+    /// Show what a run would do; changes nothing
+    #[command(after_help = "Examples:
+  ingest plan --source shop_db
+  ingest plan --source shop_db --select public.orders --slices 8 --json")]
+    Plan(PlanArgs),
+    /// Load what is new into the lake
+    #[command(after_help = "Examples:
+  ingest run --source shop_db
+  ingest run --source shop_db --select 'public.*' --exclude public.audit
+  ingest run --source stripe --progress json
+  ingest run --source shop_db --select public.orders --interval-start 2024-01-01 --interval-end 2024-02-01
+
+The same command again, also after a crash, goes on where the last commit ended and adds nothing twice.
+SIGINT or SIGTERM stops within 10 seconds with all commits whole (exit 130); a second one stops at once.")]
+    Run(RunArgs),
+    /// Look at and change what a source's tables remember
+    #[command(after_help = "Examples:
+  ingest state show --source stripe
+  ingest state log --source stripe --stream charges
+  ingest state rewind --source stripe --stream charges --to 1763668800123456
+  ingest state export --source stripe > state.json
+  ingest state reset --source stripe --stream charges")]
+    State(StateArgs),
+    /// Show the history of runs, or one run
+    #[command(after_help = "Examples:
+  ingest runs
+  ingest runs 01939f4c8c0a7bd2 --json")]
+    Runs(RunsArgs),
+    /// Show rows of a lake table
+    #[command(after_help = "Examples:
+  ingest show files.orders
+  ingest show shop_db.public_orders --limit 5 --json")]
+    Show(ShowArgs),
+    /// Show the columns of a lake table and how they came to be
+    #[command(after_help = "Examples:
+  ingest schema files.orders
+  ingest schema files.orders --json")]
+    Schema(TableArgs),
+    /// Compact tables, write log checkpoints, remove dead files
+    #[command(after_help = "Examples:
+  ingest maintain
+  ingest maintain --table files.orders
+  ingest maintain --dry-run")]
+    Maintain(MaintainArgs),
+    /// Show the configuration that holds, or its JSON Schema
+    #[command(after_help = "Examples:
+  ingest config show --origin
+  ingest config schema > ingest.schema.json")]
+    Config(ConfigArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  ingest completions bash > /etc/bash_completion.d/ingest
+  ingest completions zsh > ~/.zfunc/_ingest")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    New(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Query(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Serve(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Verify(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Quarantine(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Forget(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Reveal(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Source(Rest),
+    /// Refused: not built in yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Connector(Rest),
+}
+
+/// Whatever follows a verb that is not built in yet.
+#[derive(Debug, Args)]
+pub struct Rest {
+    /// Words and flags.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The folder; it is made if it does not exist
+    #[arg(default_value = ".", hide_default_value = true)]
+    pub dir: PathBuf,
+    /// Add a source of this connector with every field explained
+    #[arg(long, env = "INGEST_CONNECTOR", value_name = "NAME", hide_env = true)]
+    pub connector: Option<String>,
+}
+
+/// `connectors`.
+#[derive(Debug, Args)]
+pub struct ConnectorsArgs {
+    /// The connector to explain
+    pub name: Option<String>,
+}
+
+/// Which source, and which of its streams.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// The source: a name in the configuration, or a connector with its defaults
+    #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
+    pub source: String,
+    /// Only streams of these names or globs; may be given several times
+    #[arg(long, short = 's', env = "INGEST_SELECT", value_name = "GLOB", value_delimiter = ',', hide_env = true)]
+    pub select: Vec<String>,
+    /// Not streams of these names or globs
+    #[arg(long, env = "INGEST_EXCLUDE", value_name = "GLOB", value_delimiter = ',', hide_env = true)]
+    pub exclude: Vec<String>,
+}
+
+impl SourceArgs {
+    /// The selection.
+    pub fn selection(&self) -> Selection {
+        Selection { select: self.select.clone(), exclude: self.exclude.clone() }
+    }
+}
+
+/// `preview`.
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    /// The source
+    #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
+    pub source: String,
+    /// The stream
+    #[arg(long, env = "INGEST_STREAM", value_name = "NAME", hide_env = true)]
+    pub stream: String,
+    /// How many rows
+    #[arg(long, env = "INGEST_LIMIT", value_name = "N", default_value_t = 20, hide_env = true,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Which source and streams.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Cut into at least so many slices, where a stream can be cut
+    #[arg(long, env = "INGEST_SLICES", value_name = "N", default_value_t = 1, hide_env = true,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub slices: u32,
+    /// Refused: not built in yet.
+    #[arg(short, long, hide = true)]
+    pub output: Option<PathBuf>,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Which source and streams.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Forget positions and load everything again, replacing the rows
+    #[arg(long, env = "INGEST_FULL_REFRESH", hide_env = true)]
+    pub full_refresh: bool,
+    /// At most so many rows of each stream; keeps no checkpoint, the next run replaces them
+    #[arg(long, env = "INGEST_LIMIT", value_name = "N", hide_env = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Read the window from this time (inclusive) by the cursor: 2024-01-31 or RFC 3339
+    #[arg(long, env = "INGEST_INTERVAL_START", value_name = "TIME", value_parser = time, requires = "interval_end", hide_env = true)]
+    pub interval_start: Option<i64>,
+    /// The end of the window (exclusive)
+    #[arg(long, env = "INGEST_INTERVAL_END", value_name = "TIME", value_parser = time, requires = "interval_start", hide_env = true)]
+    pub interval_end: Option<i64>,
+    /// The id of the run, for instance the orchestrator's
+    #[arg(long, env = "INGEST_RUN_ID", value_name = "ID", value_parser = run_id, hide_env = true)]
+    pub run_id: Option<String>,
+    /// How progress is shown
+    #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "auto", hide_env = true)]
+    pub progress: ProgressMode,
+    /// Refused: not built in yet.
+    #[arg(long, hide = true)]
+    pub follow: bool,
+    /// Refused: not built in yet.
+    #[arg(long, hide = true)]
+    pub plan: Option<PathBuf>,
+    /// Refused: not built in yet.
+    #[arg(long, hide = true)]
+    pub slice: Option<String>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// Bars on a terminal, else lines.
+    Auto,
+    /// Bars on stderr.
+    Bar,
+    /// A line on stderr every ten seconds.
+    Plain,
+    /// One JSON object per event on stdout.
+    Json,
+    /// Nothing until the summary.
+    Off,
+}
+
+/// `state`.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: StateVerb,
+}
+
+/// What to do with the state.
+#[derive(Debug, Subcommand)]
+pub enum StateVerb {
+    /// Print the checkpoint of each stream
+    Show(StateOf),
+    /// Print the history of checkpoints, newest first
+    Log {
+        /// Whose.
+        #[command(flatten)]
+        of: StateOf,
+        /// How many of each stream
+        #[arg(long, env = "INGEST_LIMIT", value_name = "N", default_value_t = 20, hide_env = true)]
+        limit: usize,
+    },
+    /// Forget positions; rows stay, and append adds them again
+    Reset(StateOf),
+    /// Print all checkpoints as one JSON document
+    Export(StateOf),
+    /// Read such a document and take its positions over
+    Import {
+        /// Whose.
+        #[command(flatten)]
+        of: StateOf,
+        /// The document
+        file: PathBuf,
+    },
+    /// Go back to a checkpoint and take the rows after it out
+    Rewind {
+        /// Whose.
+        #[command(flatten)]
+        of: StateOf,
+        /// The number of the checkpoint, from `ingest state log`
+        #[arg(long, env = "INGEST_TO", value_name = "NUMBER", hide_env = true)]
+        to: i64,
+    },
+}
+
+/// Whose state.
+#[derive(Debug, Clone, Args)]
+pub struct StateOf {
+    /// The source
+    #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
+    pub source: String,
+    /// One stream; left out, all that have a table
+    #[arg(long, env = "INGEST_STREAM", value_name = "NAME", hide_env = true)]
+    pub stream: Option<String>,
+}
+
+/// `runs`.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// The run to show
+    pub run_id: Option<String>,
+    /// Only runs of this source
+    #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
+    pub source: Option<String>,
+    /// How many, the newest first
+    #[arg(long, env = "INGEST_LIMIT", value_name = "N", default_value_t = 20, hide_env = true)]
+    pub limit: usize,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The table: SOURCE.TABLE
+    pub table: String,
+    /// How many rows
+    #[arg(long, env = "INGEST_LIMIT", value_name = "N", default_value_t = 20, hide_env = true,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub limit: u32,
+}
+
+/// `schema`.
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// The table: SOURCE.TABLE
+    pub table: String,
+}
+
+/// `maintain`.
+#[derive(Debug, Args)]
+pub struct MaintainArgs {
+    /// One table: SOURCE.TABLE; left out, all
+    #[arg(long, env = "INGEST_TABLE", value_name = "TABLE", hide_env = true)]
+    pub table: Option<String>,
+    /// Say what would be done, change nothing
+    #[arg(long, env = "INGEST_DRY_RUN", hide_env = true)]
+    pub dry_run: bool,
+}
+
+/// `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ConfigVerb,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Print the merged configuration, secrets masked
+    Show {
+        /// Say where each value comes from
+        #[arg(long, env = "INGEST_ORIGIN", hide_env = true)]
+        origin: bool,
+    },
+    /// Print the JSON Schema of ingest.yaml, for editors
+    Schema,
+}
+
+/// A time as people write it: RFC 3339, or a date or a time without a zone, which are taken as UTC. Microseconds UTC.
+fn time(text: &str) -> Result<i64, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.timestamp_micros());
+    }
+    let naive = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
+        .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f"))
+        .ok()
+        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0));
+    let wrong = || "write a date such as 2024-01-31, or RFC 3339 such as 2024-01-31T12:00:00Z".to_owned();
+    naive.map(|time| time.and_utc().timestamp_micros()).ok_or_else(wrong)
+}
+
+/// An id that may stand in names of documents and in logs.
+fn run_id(text: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '+');
+    if text.is_empty() || text.len() > 128 || !text.chars().all(fine) {
+        return Err("use 1 to 128 of the characters A-Z a-z 0-9 - _ . : +".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_verb() {
+        for line in [["ingest", "--env", "x", "runs"], ["ingest", "runs", "--env", "x"]] {
+            assert_eq!(Cli::try_parse_from(line).expect("parses").global.env.as_deref(), Some("x"));
+        }
+    }
+
+    #[test]
+    fn every_flag_is_an_environment_variable() {
+        fn visit(command: &clap::Command) {
+            for argument in command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set()) {
+                let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
+                    continue;
+                };
+                let name = format!("INGEST_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(argument.get_env().and_then(|e| e.to_str()), Some(name.as_str()), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(visit);
+        }
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn times_are_utc_unless_they_say_otherwise() {
+        assert_eq!(time("1970-01-02"), Ok(86_400_000_000));
+        assert_eq!(time("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(time("1970-01-01 00:00:01.5"), Ok(1_500_000));
+        assert!(time("yesterday").is_err());
+    }
+}

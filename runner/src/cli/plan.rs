@@ -1,0 +1,225 @@
+//! `ingest plan`: what a run would do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Stream, StreamName};
+use serde_json::json;
+
+use super::App;
+use super::args::PlanArgs;
+use super::output::{Outcome, note, print, print_error, print_json, safe, worst};
+use super::refused;
+use super::table::{Table, bytes, count, maybe};
+use crate::commit::{Author, Committer};
+use crate::run::{self, Ask, Planned, Target};
+use crate::session::Session;
+
+/// Runs the verb.
+pub fn run(app: &App, args: &PlanArgs) -> Outcome {
+    if args.output.is_some() {
+        return refused::flag("plan --output");
+    }
+    app.block_on(|cancel| plan(app, args, cancel))
+}
+
+/// What would be done with a stream.
+struct Explained {
+    target: Target,
+    slices: usize,
+    done: usize,
+    estimate: Estimate,
+    changes: Vec<String>,
+    note: Option<&'static str>,
+}
+
+async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome {
+    let config = app.load_source(&args.source.source)?;
+    let session = Session::open(&config, &app.registry, &args.source.source, None, cancel).await?;
+    let asked = args.source.selection();
+    let selection = run::selection(&session.config, &asked);
+    let found = run::discover(&session, &selection).await?;
+    let mut codes = Vec::new();
+    let mut opened = Vec::new();
+    for (name, target) in run::targets(&session.config, &session.spec, found, &asked)? {
+        let result = match target {
+            Ok(target) => open(&session, target).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(pair) => opened.push(pair),
+            Err(error) => codes.push(failed(app, &name, error)),
+        }
+    }
+    let mut explained = Vec::new();
+    for members in groups(opened) {
+        let names: Vec<StreamName> = members.iter().map(|(target, _)| target.stream.name.clone()).collect();
+        match explain(&session, members, args.slices).await {
+            Ok(streams) => explained.extend(streams),
+            Err(error) => codes.extend(names.iter().map(|name| failed(app, name, error.replicate()))),
+        }
+    }
+    explained.sort_by(|a, b| a.target.stream.name.cmp(&b.target.stream.name));
+    if app.global.json {
+        let streams: Vec<Json> = explained.iter().map(as_json).collect();
+        print_json(&json!({ "source": args.source.source, "streams": streams }))?;
+    } else {
+        print(&as_text(&explained))?;
+    }
+    Ok(worst(codes))
+}
+
+fn failed(app: &App, name: &StreamName, error: Error) -> u8 {
+    let error = error.with("stream", name);
+    print_error(&error, &app.global);
+    error.kind().exit_code()
+}
+
+async fn open(session: &Session, target: Target) -> Result<(Target, Committer)> {
+    let author = Author {
+        documents: session.lake.documents.clone(),
+        format: Arc::clone(&session.lake.format),
+        source: session.config.name.clone(),
+        run: session.run_id.clone(),
+        connector: format!("{} {}", session.spec.name, session.spec.version),
+        clock: Arc::clone(&session.clock),
+    };
+    let committer = Committer::open(author, target.stream.name.clone()).await?;
+    Ok((target, committer))
+}
+
+/// Streams of one group are planned together.
+fn groups(opened: Vec<(Target, Committer)>) -> Vec<Vec<(Target, Committer)>> {
+    let mut groups: BTreeMap<String, Vec<(Target, Committer)>> = BTreeMap::new();
+    for (target, committer) in opened {
+        let Stream { name, group, .. } = &target.stream;
+        let key = group.as_ref().map_or_else(|| format!("stream:{name}"), |group| format!("group:{group}"));
+        groups.entry(key).or_default().push((target, committer));
+    }
+    groups.into_values().collect()
+}
+
+async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u32) -> Result<Vec<Explained>> {
+    let (open, fresh): (Vec<_>, Vec<_>) =
+        members.into_iter().partition(|(_, committer)| committer.checkpoint().plan.is_some());
+    let mut explained: Vec<Explained> = open.into_iter().map(|member| resumed(session, member)).collect();
+    if fresh.is_empty() {
+        return Ok(explained);
+    }
+    let planned: Vec<Planned<'_>> = fresh
+        .iter()
+        .map(|(target, committer)| Planned {
+            target,
+            positions: committer.checkpoint().positions.clone(),
+            base: committer.number(),
+            replace: committer.checkpoint().limited,
+        })
+        .collect();
+    let question = Ask { intent: Intent::Explain, min_slices: slices, interval: None };
+    let plan = run::ask(session.source.as_ref(), session.clock.now_micros(), question, &planned).await?;
+    for (target, committer) in &fresh {
+        let own: Vec<_> = plan.slices.iter().filter(|slice| slice.streams.contains(&target.stream.name)).collect();
+        let known = |each: fn(&Estimate) -> Option<u64>| -> Option<u64> {
+            let sum: Option<u64> = own.iter().map(|slice| each(&slice.estimate)).sum();
+            // No slice at all is nothing to do, which is known.
+            sum.or_else(|| each(&target.stream.estimate))
+        };
+        explained.push(Explained {
+            slices: own.len(),
+            done: 0,
+            estimate: Estimate { rows: known(|e| e.rows), bytes: known(|e| e.bytes), calls: known(|e| e.calls) },
+            changes: changes(session, target, committer.table().map(|table| table.schema())),
+            note: plan.more.then_some("more is planned when this is done"),
+            target: target.clone(),
+        });
+    }
+    Ok(explained)
+}
+
+/// A plan that an earlier run has left open goes on.
+fn resumed(session: &Session, (target, committer): (Target, Committer)) -> Explained {
+    let progress = committer.checkpoint().plan.clone();
+    Explained {
+        slices: progress.as_ref().map_or(0, |plan| plan.slices),
+        done: progress.map_or(0, |plan| plan.done.len()),
+        estimate: target.stream.estimate,
+        changes: changes(session, &target, committer.table().map(|table| table.schema())),
+        note: Some("goes on with the plan of an earlier run"),
+        target,
+    }
+}
+
+/// How the table's schema will change, in words.
+fn changes(session: &Session, target: &Target, table: Option<SchemaRef>) -> Vec<String> {
+    let Some(table) = table else { return vec!["the table is created".to_owned()] };
+    let wanted = match run::conform_to(&session.lake.format, target, &target.stream.schema, Some(&table), false) {
+        Ok(conform) => conform.storage().clone(),
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut changes = Vec::new();
+    for field in wanted.fields() {
+        match table.field_with_name(field.name()) {
+            Err(_) => changes.push(format!("column {} added as {}", field.name(), field.data_type())),
+            Ok(old) if old.data_type() != field.data_type() => {
+                changes.push(format!(
+                    "column {} widened from {} to {}",
+                    field.name(),
+                    old.data_type(),
+                    field.data_type()
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    changes
+}
+
+fn as_json(explained: &Explained) -> Json {
+    let target = &explained.target;
+    json!({
+        "stream": target.stream.name,
+        "mode": target.mode,
+        "write": target.write,
+        "cursor": target.cursor.as_ref().map(|cursor| &cursor.column),
+        "slices": explained.slices - explained.done.min(explained.slices),
+        "rows": explained.estimate.rows,
+        "bytes": explained.estimate.bytes,
+        "requests": explained.estimate.calls,
+        "schema_changes": explained.changes,
+        "masks": {},
+    })
+}
+
+fn as_text(explained: &[Explained]) -> String {
+    let mut table = Table::new(["stream", "mode", "write", "cursor", "slices", "rows", "bytes", "requests"]);
+    (4..8).for_each(|column| table.align_right(column));
+    for one in explained {
+        let target = &one.target;
+        let slices = match one.done {
+            0 => one.slices.to_string(),
+            done => format!("{} of {}", one.slices - done.min(one.slices), one.slices),
+        };
+        table.row([
+            target.stream.name.to_string(),
+            target.mode.to_string(),
+            target.write.to_string(),
+            target.cursor.as_ref().map_or_else(String::new, |cursor| format!("{} ({})", cursor.column, cursor.safety)),
+            slices,
+            maybe(one.estimate.rows, count),
+            maybe(one.estimate.bytes, bytes),
+            maybe(one.estimate.calls, count),
+        ]);
+    }
+    let mut out = if table.is_empty() { String::new() } else { table.render() };
+    for one in explained {
+        let notes = one.changes.iter().map(String::as_str).chain(one.note);
+        for text in notes {
+            out.push_str(&format!("{}: {}\n", safe(one.target.stream.name.as_str()), safe(text)));
+        }
+    }
+    if explained.is_empty() {
+        note("there is nothing to plan");
+    }
+    out
+}

@@ -1,0 +1,336 @@
+//! A run as bars, as lines, or as JSON events.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::args::ProgressMode;
+use super::output::{note, safe};
+use super::table::{bytes, count, duration};
+use crate::events::{ErrorReport, Event, Observer, RunReport, StreamReport};
+
+/// A line about a stream comes this often.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The observer of a run.
+pub fn observer(mode: ProgressMode, run_id: &str) -> Arc<dyn Observer> {
+    let bars = match mode {
+        ProgressMode::Json => return Arc::new(JsonEvents::new(run_id)),
+        ProgressMode::Off => return Arc::new(Quiet),
+        ProgressMode::Plain => false,
+        ProgressMode::Bar => true,
+        ProgressMode::Auto => std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
+    };
+    if bars { Arc::new(Bars::default()) } else { Arc::new(Lines { run_id: run_id.to_owned(), ..Lines::default() }) }
+}
+
+/// One JSON object per event on stdout.
+struct JsonEvents {
+    run_id: String,
+    /// `run_finished` is the last event, whatever tasks still say.
+    finished: Mutex<bool>,
+}
+
+impl JsonEvents {
+    fn new(run_id: &str) -> Self {
+        Self { run_id: run_id.to_owned(), finished: Mutex::new(false) }
+    }
+}
+
+impl Observer for JsonEvents {
+    fn event(&self, event: &Event) {
+        let line = json_line(event, &self.run_id, &now());
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if *finished {
+            return;
+        }
+        *finished = matches!(event, Event::RunFinished(_));
+        let mut stdout = std::io::stdout().lock();
+        // A run goes on when nobody listens any more.
+        drop(stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()));
+    }
+}
+
+fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+/// An event as a line: `type`, `time`, `run_id` first.
+fn json_line(event: &Event, run_id: &str, time: &str) -> String {
+    let value = serde_json::to_value(event).unwrap_or_default();
+    let mut line = format!("{{\"type\":{},\"time\":{},\"run_id\":{}", value["type"], json!(time), json!(run_id));
+    for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != "type") {
+        line.push_str(&format!(",{}:{value}", json!(key)));
+    }
+    line.push_str("}\n");
+    line
+}
+
+/// Nothing but warnings.
+struct Quiet;
+
+impl Observer for Quiet {
+    fn event(&self, event: &Event) {
+        if let Event::Warning { stream, message } = event {
+            note(&warning(stream.as_deref(), message));
+        }
+    }
+}
+
+fn warning(stream: Option<&str>, message: &str) -> String {
+    match stream {
+        Some(stream) => format!("warning: {}: {}", safe(stream), safe(message)),
+        None => format!("warning: {}", safe(message)),
+    }
+}
+
+/// What is going to happen with a stream.
+fn started(event: &Event) -> Option<String> {
+    let Event::StreamStarted { stream, mode, write, slices, slices_done, rows, bytes: size, note } = event else {
+        return None;
+    };
+    let mut line = format!("{}: {mode}, {write}; {slices} {}", safe(stream), plural(*slices as u64, "slice"));
+    if *slices_done > 0 {
+        line.push_str(&format!(", {slices_done} done before"));
+    }
+    if let Some(rows) = rows {
+        line.push_str(&format!("; about {} rows", count(*rows)));
+    }
+    if let Some(size) = size {
+        line.push_str(&format!("; about {}", bytes(*size)));
+    }
+    if let Some(note) = note {
+        line.push_str(&format!("; {}", safe(note)));
+    }
+    Some(line)
+}
+
+fn plural(number: u64, word: &str) -> String {
+    if number == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+/// A line on stderr about each stream every ten seconds.
+#[derive(Default)]
+struct Lines {
+    run_id: String,
+    said: Mutex<HashMap<String, (Instant, u64)>>,
+}
+
+impl Lines {
+    fn progress(&self, stream: &str, rows: u64, size: u64, done: usize, slices: usize) {
+        let now = Instant::now();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, before) = said.entry(stream.to_owned()).or_insert((now, rows));
+        let elapsed = now.duration_since(*since);
+        if elapsed < EVERY {
+            return;
+        }
+        let rate = (rows.saturating_sub(*before) as f64 / elapsed.as_secs_f64()) as u64;
+        (*since, *before) = (now, rows);
+        note(&format!(
+            "{}: slice {done} of {slices}; {} rows, {}; {} rows/s",
+            safe(stream),
+            count(rows),
+            bytes(size),
+            count(rate)
+        ));
+    }
+}
+
+impl Observer for Lines {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::RunStarted { source, connector, lake, version } => note(&format!(
+                "ingest {version}: run {}; {} ({connector}) into {}",
+                safe(&self.run_id),
+                safe(source),
+                safe(lake)
+            )),
+            Event::StreamStarted { stream, .. } => {
+                let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+                said.insert(stream.clone(), (Instant::now(), 0));
+                drop(said);
+                started(event).iter().for_each(|line| note(line));
+            }
+            Event::Progress { stream, rows_read, bytes_read, slices_done, slices } => {
+                self.progress(stream, *rows_read, *bytes_read, *slices_done, *slices);
+            }
+            Event::Warning { stream, message } => note(&warning(stream.as_deref(), message)),
+            Event::Heartbeat { idle_seconds } if *idle_seconds >= 30 => {
+                note(&format!("nothing has moved for {idle_seconds} s; still waiting"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A bar on stderr for each stream.
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    streams: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn start(&self, stream: &str, rows: Option<u64>) {
+        let template = match rows {
+            Some(_) => "{prefix} [{bar:24}] {human_pos}/{human_len} rows, {per_sec}, {elapsed}{msg}",
+            None => "{prefix} {spinner} {human_pos} rows, {per_sec}, {elapsed}{msg}",
+        };
+        let bar = rows.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(safe(stream).into_owned());
+        let bar = self.all.add(bar);
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned(), bar);
+    }
+
+    fn on(&self, stream: &str, act: impl Fn(&ProgressBar)) {
+        if let Some(bar) = self.streams.lock().unwrap_or_else(PoisonError::into_inner).get(stream) {
+            act(bar);
+        }
+    }
+}
+
+impl Observer for Bars {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::StreamStarted { stream, rows, .. } => self.start(stream, *rows),
+            Event::Progress { stream, rows_read, slices_done, slices, .. } => self.on(stream, |bar| {
+                bar.set_message(format!(", slice {slices_done} of {slices}"));
+                // An estimate is no promise.
+                if bar.length().is_some_and(|length| length < *rows_read) {
+                    bar.set_length(*rows_read);
+                }
+                bar.set_position(*rows_read);
+            }),
+            Event::StreamFinished(report) => self.on(&report.stream, ProgressBar::finish_and_clear),
+            Event::Warning { stream, message } => {
+                self.all.suspend(|| note(&warning(stream.as_deref(), message)));
+            }
+            Event::RunFinished(_) => drop(self.all.clear()),
+            _ => {}
+        }
+    }
+}
+
+/// The last words about a stream: its figures on one line.
+pub fn summary(report: &StreamReport) -> String {
+    let version = match report.commit_version {
+        Some(version) => format!("commit version {version}"),
+        None if report.error.is_some() => "no commit".to_owned(),
+        None => "nothing new".to_owned(),
+    };
+    let end = match (&report.error, report.partial) {
+        (Some(_), _) => "; failed",
+        (None, true) => "; partial, the rest is for the next run",
+        (None, false) => "",
+    };
+    format!(
+        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}; {version}; {}{end}\n",
+        safe(if report.table.is_empty() { &report.stream } else { &report.table }),
+        count(report.rows_read),
+        count(report.rows_written),
+        count(report.rows_rescued),
+        count(report.rows_quarantined),
+        count(report.files),
+        plural(report.files, "file"),
+        duration(report.duration_ms)
+    )
+}
+
+/// What went wrong in a run, on stderr.
+pub fn print_failures(report: &RunReport, json: bool) {
+    let streams =
+        report.streams.iter().filter_map(|stream| Some((Some(stream.stream.as_str()), stream.error.as_ref()?)));
+    for (stream, error) in report.error.iter().map(|error| (None, error)).chain(streams) {
+        print_failure(stream, error, json);
+    }
+}
+
+fn print_failure(stream: Option<&str>, error: &ErrorReport, as_json: bool) {
+    if as_json {
+        let mut value = json!(error);
+        if let Some(stream) = stream {
+            value["context"]["stream"] = stream.into();
+        }
+        note(&json!({ "error": value }).to_string());
+        return;
+    }
+    let context: Vec<String> = error
+        .context
+        .iter()
+        .filter(|(key, value)| !(*key == "stream" && value.as_str() == stream))
+        .map(|(key, value)| format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect();
+    let context = if context.is_empty() { String::new() } else { format!(" ({})", safe(&context.join(", "))) };
+    let stream = stream.map_or_else(String::new, |stream| format!("{}: ", safe(stream)));
+    note(&format!("error: {stream}{}{context}", safe(&error.message)));
+    if let Some(hint) = &error.hint {
+        note(&format!("hint: {}", safe(hint)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Outcome;
+
+    #[test]
+    fn an_event_is_one_line_with_type_time_and_run_first() {
+        let event = Event::Warning { stream: Some("a".into()), message: "x\ny".into() };
+        assert_eq!(
+            json_line(&event, "r1", "2024-01-01T00:00:00.000Z"),
+            "{\"type\":\"warning\",\"time\":\"2024-01-01T00:00:00.000Z\",\"run_id\":\"r1\",\"message\":\"x\\ny\",\"stream\":\"a\"}\n"
+        );
+    }
+
+    #[test]
+    fn the_last_event_carries_the_figures() {
+        let stream =
+            StreamReport { stream: "a".into(), rows_read: 2, commit_version: Some(3), ..StreamReport::default() };
+        let report = RunReport {
+            run_id: "r1".into(),
+            source: "s".into(),
+            outcome: Outcome::Succeeded,
+            exit_code: 0,
+            duration_ms: 5,
+            rows_read: 2,
+            rows_written: 2,
+            rows_rescued: 0,
+            rows_quarantined: 0,
+            streams: vec![stream],
+            error: None,
+        };
+        let line = json_line(&Event::RunFinished(report), "r1", "t");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(value["type"], "run_finished");
+        assert_eq!(value["outcome"], "succeeded");
+        assert_eq!(value["streams"][0]["commit_version"], 3);
+        assert_eq!(value["rows_written"], 2);
+    }
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let report = StreamReport {
+            stream: "orders".into(),
+            table: "files.orders".into(),
+            rows_read: 1_200,
+            rows_written: 1_199,
+            rows_quarantined: 1,
+            files: 1,
+            commit_version: Some(1),
+            duration_ms: 420,
+            ..StreamReport::default()
+        };
+        assert_eq!(
+            summary(&report),
+            "files.orders: 1,200 rows read, 1,199 written, 0 rescued, 1 quarantined; 1 file; commit version 1; 0.4 s\n"
+        );
+    }
+}
