@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
-use ingest_core::lake::{Commit, CommitError, DataFile, Removal};
+use ingest_core::lake::{Commit, CommitError, Compression, DataFile, Removal, WriterOptions};
 use ingest_core::{Error, ErrorKind, Json, Result};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::action::{Action, Add, Line, Metadata, Protocol, Remove, Txn, push_line};
 use crate::checkpoint;
+use crate::log::Log;
 use crate::protocol::{check_writable, with_timestamp_ntz};
+use crate::rewrite::Rewrite;
 use crate::schema::{StructType, has_timestamp_ntz};
 use crate::store::Put;
 use crate::table::DeltaTable;
@@ -193,8 +195,11 @@ impl DeltaTable {
             Removal::Nothing => self.land(draft, &mut Nothing).await,
             Removal::All => self.land(draft, &mut All).await,
             Removal::Files(files) => self.land(draft, &mut Named { files, seen: None }).await,
-            Removal::Regions(_) => {
-                Err(CommitError::Failed(Error::new(ErrorKind::Unsupported, "cannot remove regions yet")))
+            Removal::Regions(regions) => {
+                let fault = |e: Error| CommitError::Failed(e.with("table", &self.log.folder));
+                let schema = commit.schema.as_ref().unwrap_or(&self.snapshot.schema);
+                let mut rewrite = Rewrite::new(&regions, schema, rewrite_options()).map_err(fault)?;
+                self.land(draft, &mut rewrite).await
             }
         }
     }
@@ -216,6 +221,14 @@ impl DeltaTable {
 
     /// Puts the draft on the first free version after the one that the handle stands on.
     pub(crate) async fn land(&mut self, draft: Draft, removing: &mut dyn Removing) -> Result<u64, CommitError> {
+        let landed = self.try_to_land(draft, removing).await;
+        if let Err(CommitError::Conflict(_) | CommitError::Failed(_)) = landed {
+            removing.give_up(&self.log).await;
+        }
+        landed
+    }
+
+    async fn try_to_land(&mut self, draft: Draft, removing: &mut dyn Removing) -> Result<u64, CommitError> {
         for attempt in 0..ATTEMPTS {
             let change = removing.change(self).await?;
             let body = draft.body(&change).map_err(CommitError::Failed)?;
@@ -300,10 +313,23 @@ fn pause(attempt: u32) -> Duration {
     longest.mul_f64(share)
 }
 
+/// How files are written anew: as a new stream's are by default.
+pub(crate) fn rewrite_options() -> WriterOptions {
+    WriterOptions {
+        target_file_bytes: 128 << 20,
+        memory_bytes: 64 << 20,
+        compression: Compression::default(),
+        runtime: tokio::runtime::Handle::current(),
+    }
+}
+
 /// Works out what a commit removes at the version on which the table stands; asked again for every newer one.
 #[async_trait::async_trait]
 pub(crate) trait Removing: Send {
     async fn change(&mut self, table: &mut DeltaTable) -> Result<Change, CommitError>;
+
+    /// The commit certainly failed: removes what was written for it.
+    async fn give_up(&mut self, _log: &Log) {}
 }
 
 struct Nothing;

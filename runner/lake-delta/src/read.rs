@@ -12,6 +12,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use ingest_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
@@ -75,7 +76,7 @@ pub(crate) fn object_path(log: &Log, path: &str) -> Result<Path> {
     Path::parse(whole).map_err(|e| fault().with("table", folder).caused_by(e))
 }
 
-/// The rows of a data file, in `schema` with all of its columns, row group by row group.
+/// The rows of a data file, in `schema` with all of its columns, row group by row group. Other columns are not read.
 ///
 /// At most one row group is held, as it is stored.
 pub(crate) async fn scan(
@@ -102,7 +103,11 @@ pub(crate) async fn scan(
     };
     let reader = Bytewise { store: log.lake.store.clone(), path, size: file.size };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&fault)?;
-    let rows = builder.with_batch_size(BATCH_ROWS).build().map_err(&fault)?;
+    let roots = builder.parquet_schema().root_schema().get_fields();
+    let wanted: Vec<usize> =
+        (0..roots.len()).filter(|i| schema.fields().iter().any(|f| f.name() == roots[*i].name())).collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    let rows = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&fault)?;
     let constants: Vec<Option<Option<String>>> = schema
         .fields()
         .iter()

@@ -14,6 +14,7 @@ use ingest_core::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
 use crate::log::{Live, Log};
+use crate::maintain::maintain;
 use crate::protocol::{check_readable, check_writable};
 use crate::read::scan;
 use crate::schema::StructType;
@@ -165,7 +166,7 @@ impl Table for DeltaTable {
         Ok(batches)
     }
 
-    async fn maintain(&mut self, _options: &Maintenance) -> Result<Maintained> {
-        Err(Error::new(ErrorKind::Unsupported, "cannot maintain a table yet"))
+    async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained> {
+        maintain(&self.log, options).await
     }
 }

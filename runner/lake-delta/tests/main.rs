@@ -5,5 +5,6 @@
 mod append;
 mod faults;
 mod readers;
+mod removal;
 mod support;
 mod types;
