@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int64Type;
 
 use arrow_array::RecordBatch;
-use ingest_core::{CancellationToken, Json};
+use ingest_core::config::Span;
+use ingest_core::{CancellationToken, Clock, Json};
 use ingest_lake_delta::DeltaFormat;
+use ingest_runner::commit::Author;
 use ingest_runner::config::{Config, LakeConfig, SourceConfig, StreamOptions};
 use ingest_runner::events::{RunReport, Silent};
 use ingest_runner::registry::Registry;
@@ -21,6 +27,9 @@ pub struct World {
     pub store: Arc<dyn ObjectStore>,
     pub streams: Vec<(String, StreamOptions)>,
     pub memory: u64,
+    pub commit_interval: Duration,
+    /// The clock of runs; the system's where there is none.
+    pub skew: Option<Arc<dyn Clock>>,
 }
 
 impl World {
@@ -29,7 +38,8 @@ impl World {
     }
 
     pub fn over(model: Model, store: Arc<dyn ObjectStore>) -> Self {
-        Self { model, store, streams: Vec::new(), memory: 64 << 20 }
+        let commit_interval = Duration::from_secs(60);
+        Self { model, store, streams: Vec::new(), memory: 64 << 20, commit_interval, skew: None }
     }
 
     /// Every stream is read with these options.
@@ -45,7 +55,19 @@ impl World {
             format: Arc::new(delta),
             store: Arc::clone(&self.store),
             documents: ingest_catalog::Documents::new(Arc::clone(&self.store)),
-            config: LakeConfig::default(),
+            config: LakeConfig { commit_interval: Span(self.commit_interval), ..LakeConfig::default() },
+        }
+    }
+
+    /// Who looks at checkpoints, beside a session.
+    pub fn author(&self, session: &Session) -> Author {
+        Author {
+            documents: session.lake.documents.clone(),
+            format: Arc::clone(&session.lake.format),
+            source: "shop".into(),
+            run: session.run_id.clone(),
+            connector: "model".into(),
+            clock: Arc::clone(&session.clock),
         }
     }
 
@@ -65,9 +87,13 @@ impl World {
             file: None,
         };
         let registry = Registry::empty().with::<ModelConnector>();
-        Session::open_in(self.lake(), &config, &registry, "shop", Some(run.into()), CancellationToken::new())
-            .await
-            .expect("the model opens")
+        let cancel = CancellationToken::new();
+        let opened = Session::open_in(self.lake(), &config, &registry, "shop", Some(run.into()), cancel).await;
+        let mut session = opened.expect("the model opens");
+        if let Some(clock) = &self.skew {
+            session.clock = Arc::clone(clock);
+        }
+        session
     }
 
     pub async fn run(&self, run_id: &str, options: &RunOptions) -> RunReport {
@@ -89,10 +115,46 @@ impl World {
         let mut ids: Vec<i64> = Vec::new();
         for batch in self.batches(stream).await {
             let column = batch.column_by_name("id").expect("a column id");
-            ids.extend(arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(column).values());
+            ids.extend(column.as_primitive::<Int64Type>().values());
         }
         ids.sort_unstable();
         ids
+    }
+
+    /// The ids that are alive by the newest change of each, in order.
+    pub async fn newest(&self, stream: u32) -> Vec<i64> {
+        let mut newest: BTreeMap<i64, (Option<String>, String)> = BTreeMap::new();
+        for (id, op, seq) in self.events(stream).await {
+            let entry = newest.entry(id).or_insert_with(|| (seq.clone(), op.clone()));
+            if seq >= entry.0 {
+                *entry = (seq, op);
+            }
+        }
+        newest.into_iter().filter(|(_, (_, op))| op != "D").map(|(id, _)| id).collect()
+    }
+
+    /// No change of the log stands in the table twice.
+    pub async fn nothing_doubled(&self, stream: u32, context: &str) {
+        let mut events = self.events(stream).await;
+        let before = events.len();
+        events.sort();
+        events.dedup();
+        assert_eq!(before, events.len(), "{context}: a row is there twice");
+    }
+
+    /// Id, operation and order of every row.
+    async fn events(&self, stream: u32) -> Vec<(i64, String, Option<String>)> {
+        let mut events = Vec::new();
+        for batch in self.batches(stream).await {
+            let ids = batch.column_by_name("id").expect("a column id").as_primitive::<Int64Type>();
+            let ops = batch.column_by_name("_ingest_op").expect("a column _ingest_op").as_string::<i32>();
+            let seqs = batch.column_by_name("_ingest_seq").map(|column| column.as_string::<i32>());
+            for row in 0..batch.num_rows() {
+                let seq = seqs.filter(|seqs| seqs.is_valid(row)).map(|seqs| seqs.value(row).to_owned());
+                events.push((ids.value(row), ops.value(row).to_owned(), seq));
+            }
+        }
+        events
     }
 
     /// The ids that the model holds, in order.

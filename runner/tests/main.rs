@@ -1,4 +1,7 @@
 //! Tests of the runner over a model source and a Delta lake in memory.
 
+mod chaos;
+mod feeds;
+mod invariants;
 mod lake;
 mod pipeline;

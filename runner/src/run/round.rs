@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use ingest_catalog::{Feed, Lease, record_stream};
 use ingest_core::lake::WriterOptions;
-use ingest_core::{Error, ErrorKind, Intent, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode};
+use ingest_core::{Error, ErrorKind, Intent, Mode, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::Budget;
 use super::lane::{Lanes, Remaining, SliceJob, lowest, settle};
@@ -59,6 +59,8 @@ struct Work {
     /// All rows give way to those that are read now.
     refresh: bool,
     plan: Option<Arc<OpenPlan>>,
+    /// The plan was made by an earlier run: what came to the source since then is not in it.
+    resumed: bool,
     expiries: usize,
     state: State,
 }
@@ -113,13 +115,13 @@ impl<'a> Rounds<'a> {
     pub async fn run(&self, targets: Vec<(StreamName, Result<Target>)>) -> Result<Vec<StreamReport>> {
         let mut reports = Vec::new();
         let mut work = self.open(targets, &mut reports).await;
-        let renewal = tokio::spawn(vigil::renew_leases(
+        let renewal = AbortOnDropHandle::new(tokio::spawn(vigil::renew_leases(
             Arc::clone(&self.leases),
             self.session.lake.documents.clone(),
             Arc::clone(&self.session.clock),
             self.session.cancel.clone(),
             Arc::clone(&self.ended),
-        ));
+        )));
         for _ in 0..MAX_ROUNDS {
             if self.session.cancel.is_cancelled() || work.iter().all(|w| w.state != State::Due) {
                 break;
@@ -216,6 +218,7 @@ impl<'a> Rounds<'a> {
             started: Instant::now(),
             refresh,
             plan: None,
+            resumed: false,
             expiries: 0,
             state: State::Due,
         })
@@ -259,6 +262,7 @@ impl<'a> Rounds<'a> {
         let mut plans: BTreeMap<String, Arc<OpenPlan>> = BTreeMap::new();
         for w in work.iter_mut().filter(|w| w.state == State::Due) {
             w.plan = None;
+            w.resumed = false;
             let Some(id) = w.committer().checkpoint().plan.as_ref().map(|plan| plan.id.clone()) else { continue };
             if w.refresh || w.expiries > 0 {
                 continue;
@@ -290,6 +294,7 @@ impl<'a> Rounds<'a> {
                 })
                 .cloned();
         }
+        work.iter_mut().for_each(|w| w.resumed = w.plan.is_some());
         self.plan_new(work, feeds).await;
     }
 
@@ -509,7 +514,7 @@ impl<'a> Rounds<'a> {
         );
         Line {
             remaining: Remaining::new(left.len()),
-            task: tokio::spawn(task.run(messages)),
+            task: AbortOnDropHandle::new(tokio::spawn(task.run(messages))),
             work,
             shared,
             plan,
@@ -522,11 +527,11 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    fn watch(&self, lines: &[Line]) -> JoinHandle<()> {
+    fn watch(&self, lines: &[Line]) -> AbortOnDropHandle<()> {
         let streams = lines.iter().map(|line| Arc::clone(&line.shared)).collect();
         let slices = lines.iter().map(|line| line.plan.bounded(&line.shared.name).len()).collect();
         let (ended, cancel) = (Arc::clone(&self.ended), self.session.cancel.clone());
-        tokio::spawn(vigil::watch(
+        AbortOnDropHandle::new(tokio::spawn(vigil::watch(
             streams,
             slices,
             Arc::clone(&self.observer),
@@ -537,7 +542,7 @@ impl<'a> Rounds<'a> {
                 ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 cancel.cancel();
             },
-        ))
+        )))
     }
 
     /// Ends the tasks, writes down what feeds hold, and decides what is due again.
@@ -627,7 +632,8 @@ impl<'a> Rounds<'a> {
         if self.options.limit.is_none() {
             w.refresh = false;
             w.expiries = 0;
-            if closed && plan.document().more {
+            // A full load that was resumed is what it would have been; anything else goes on to what is new.
+            if closed && (plan.document().more || (w.resumed && w.target.mode != Mode::Full)) {
                 w.state = State::Due;
             }
         }
@@ -683,7 +689,7 @@ struct Line {
     work: Work,
     shared: Arc<StreamShared>,
     plan: Arc<OpenPlan>,
-    task: JoinHandle<Finished>,
+    task: AbortOnDropHandle<Finished>,
     /// Bounded slices that are left, by index.
     left: Vec<u32>,
     /// Where those that were begun stand.

@@ -179,6 +179,8 @@ pub struct StreamTask {
     observer: Arc<dyn Observer>,
     plan: Option<Arc<OpenPlan>>,
     limited: bool,
+    /// A commit has failed: what came with it is gone, so nothing that comes after it may be committed either.
+    broken: bool,
     group: Unit,
     group_bytes: u64,
     since: Option<Instant>,
@@ -209,6 +211,7 @@ impl StreamTask {
             observer,
             plan,
             limited,
+            broken: false,
             group: Unit::default(),
             group_bytes: 0,
             since: None,
@@ -238,13 +241,14 @@ impl StreamTask {
             }
         }
         self.attempt_commit().await;
+        if self.broken {
+            // What a feed covered and nothing committed must not be claimed.
+            self.feeds.clear();
+        }
         Finished { committer: self.committer, feeds: self.feeds }
     }
 
     async fn attempt_commit(&mut self) {
-        if self.shared.failed.load(Ordering::Acquire) && self.group.files.is_empty() {
-            return;
-        }
         if let Err(error) = self.commit_group(false).await {
             self.shared.fail(error);
         }
@@ -291,17 +295,23 @@ impl StreamTask {
 
     /// Commits what has come, and closes the plan when every bounded slice is done.
     async fn settle(&mut self) -> Result<Settled> {
-        if self.shared.failed.load(Ordering::Acquire) && self.plan.is_none() {
-            return Ok(Settled::Open);
-        }
-        self.commit_group(true).await.inspect_err(|_| self.shared.failed.store(true, Ordering::Release))?;
-        Ok(if self.plan.is_none() { Settled::Closed } else { Settled::Open })
+        self.commit_group(true).await?;
+        Ok(if self.plan.is_none() && !self.broken { Settled::Closed } else { Settled::Open })
     }
 
     async fn commit_group(&mut self, settling: bool) -> Result<()> {
         let group = std::mem::take(&mut self.group);
         self.group_bytes = 0;
         self.since = None;
+        if self.broken {
+            return Ok(());
+        }
+        let result = self.commit_taken(group, settling).await;
+        self.broken = result.is_err();
+        result
+    }
+
+    async fn commit_taken(&mut self, group: Unit, settling: bool) -> Result<()> {
         for (key, cover) in &group.covers {
             if let (SliceKey::Feed(id), Cover::At(position)) = (key, cover) {
                 self.feeds.insert(id.clone(), position.clone());
