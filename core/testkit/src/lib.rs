@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | [`azurite`] | an Azure Blob server |
 //! | [`certificates`] | certificates for servers of tests |
+//! | [`conformance`] | the suite that every connector passes |
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
 //! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
 //! | [`out`] | a way out that keeps everything that a slice gave |
+//! | [`postgres`] | a private PostgreSQL server |
 //! | [`process`] | server processes, gone when the test is over |
 //! | [`programs`] | finds the programs that `.ci/install` put there |
 //! | [`proxy`] | a TCP proxy that is slow, cuts, drops answers or never answers, steered from the test |
@@ -20,6 +22,7 @@
 
 pub mod azurite;
 pub mod certificates;
+pub mod conformance;
 mod exchange;
 pub mod gcs;
 mod hmac;
@@ -27,6 +30,7 @@ pub mod hostile;
 pub mod http;
 pub mod oracle;
 pub mod out;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod proxy;

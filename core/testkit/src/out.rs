@@ -1,7 +1,7 @@
 //! A way out that keeps everything: what a slice gave, in order.
 
 use arrow_array::RecordBatch;
-use ingest_core::{Error, ErrorKind, Event, RawOut, Result, Stored, StreamName, async_trait};
+use ingest_core::{Error, Event, RawOut, Result, Stored, StreamName, async_trait};
 
 /// A [`RawOut`] that records events. Each event is an await, so that a caller may be dropped at every one.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct Collected {
     batch_bytes: usize,
     follow: bool,
     refuse_after: Option<usize>,
+    refusals: usize,
 }
 
 impl Default for Collected {
@@ -26,7 +27,15 @@ impl Default for Collected {
 impl Collected {
     /// Takes everything, wants batches of 1 MiB, does not follow feeds.
     pub fn new() -> Self {
-        Self { events: Vec::new(), bytes: 0, largest_batch: 0, batch_bytes: 1 << 20, follow: false, refuse_after: None }
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            largest_batch: 0,
+            batch_bytes: 1 << 20,
+            follow: false,
+            refuse_after: None,
+            refusals: 0,
+        }
     }
 
     /// Wants batches of so many bytes.
@@ -43,11 +52,16 @@ impl Collected {
         self
     }
 
-    /// Takes so many events and answers [`ErrorKind::Cancelled`] to all that follow, as the runner does when it ends.
+    /// Takes so many events and answers [`Cancelled`](ingest_core::ErrorKind::Cancelled) to all that follow, as the runner does when it ends.
     #[must_use]
     pub fn refuse_after(mut self, events: usize) -> Self {
         self.refuse_after = Some(events);
         self
+    }
+
+    /// How many events were refused. A connector passes the first refusal on and ends.
+    pub fn refusals(&self) -> usize {
+        self.refusals
     }
 
     /// The rows of a stream.
@@ -86,7 +100,8 @@ impl RawOut for Collected {
     async fn put(&mut self, event: Event) -> Result<()> {
         tokio::task::yield_now().await;
         if self.refuse_after.is_some_and(|limit| self.events.len() >= limit) {
-            return Err(Error::new(ErrorKind::Cancelled, "the run is ending"));
+            self.refusals += 1;
+            return Err(Error::cancelled());
         }
         if let Event::Rows(_, batch) = &event {
             let bytes = batch.get_array_memory_size();

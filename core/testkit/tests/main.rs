@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod conformance;
 mod model;
 mod object_stores;
 mod readers;

@@ -396,8 +396,13 @@ impl Connector for ModelConnector {
     async fn checkpoint(&self, slice: &Slice<Work>, committed: &At) -> Result<()> {
         self.begin(Call::Checkpoint, slice.id.as_str()).await?;
         match (&slice.work, committed) {
+            (Work::Log, At::Commit(commit))
+                if *commit <= self.model.acknowledged() && self.has(Defect::RefusesRepeatedCheckpoint) =>
+            {
+                Err(Error::unexpected("the position is confirmed already").with("position", commit))
+            }
             (Work::Log, At::Commit(commit)) => {
-                self.model.acknowledge(*commit, self.has(Defect::AcknowledgesBackwards));
+                self.model.acknowledge(*commit);
                 Ok(())
             }
             (Work::Log, _) => Err(foreign_position(LOG)),

@@ -23,8 +23,8 @@ pub enum Defect {
     NoMarkAtTheEnd,
     /// The order of events does not grow.
     SeqGoesBack,
-    /// `checkpoint` with an older position moves the source back.
-    AcknowledgesBackwards,
+    /// `checkpoint` with a position that is confirmed already fails.
+    RefusesRepeatedCheckpoint,
     /// The log is gone, and the feed starts where it begins now.
     StartsLateInSilence,
     /// The upper bound of a window is what can be seen, not what is safe.

@@ -55,7 +55,10 @@ impl Reading<'_, '_> {
             if rows.is_empty() && at == self.start(None)? && self.has(Defect::EmptyStreamFails) {
                 return Err(Error::new(ErrorKind::DataInvalid, "the page has no rows"));
             }
-            let Some(last) = rows.last() else { return Ok(Done::Complete) };
+            let Some(last) = rows.last() else {
+                self.memory().remove(&self.slice.id);
+                return Ok(Done::Complete);
+            };
             at = match at {
                 At::Key(_) => At::Key(last.id),
                 _ => At::Row { changed: last.changed, id: last.id },

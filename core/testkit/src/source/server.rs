@@ -365,9 +365,10 @@ impl Model {
         Ok(state.log.get(at).cloned())
     }
 
-    pub(super) fn acknowledge(&self, commit: u64, even_backwards: bool) {
+    /// A late confirmation with an older position changes nothing.
+    pub(super) fn acknowledge(&self, commit: u64) {
         let mut state = self.state();
-        state.acknowledged = if even_backwards { commit } else { state.acknowledged.max(commit) };
+        state.acknowledged = state.acknowledged.max(commit);
         if self.0.config.forget_acknowledged {
             state.purged = state.purged.max(commit);
             state.log.retain(|transaction| transaction.commit > commit);
