@@ -1,0 +1,10 @@
+//! The connector against the stand-in of the testkit, and its requests against stripe-mock.
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod faults;
+mod harness;
+mod loads;
+mod readme;
+mod resume;
+mod stripe_mock;
