@@ -5,6 +5,7 @@ pub mod commit;
 pub mod config;
 pub mod conform;
 pub mod events;
+pub mod failpoint;
 pub mod registry;
 pub mod run;
 pub mod session;

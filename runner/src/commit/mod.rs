@@ -20,6 +20,8 @@ use ingest_catalog::{Checkpoint, Created, Documents, FORMAT, PlanProgress, check
 use ingest_core::lake::{Commit, CommitError, DataFile, Definition, Removal, Table, TableFormat};
 use ingest_core::{Clock, Error, ErrorKind, Result, SliceId, Stored, StreamName};
 
+use crate::failpoint;
+
 pub use floor::{Floor, Held, effective_positions};
 
 /// Stands for the number of the commit that is being made, where a document names it.
@@ -262,6 +264,7 @@ impl Committer {
         self.renew_old_handle().await?;
         let next = self.next_checkpoint(&change, edit);
         let next = self.write_document(next).await?;
+        failpoint::reach("document_written");
         let commit = Commit {
             transactions: vec![(self.app.clone(), next.number)],
             add: change.add,
@@ -270,6 +273,7 @@ impl Committer {
             info: Some(next.to_info()),
         };
         let version = self.commit_files(&commit, next.number).await?;
+        failpoint::reach("committed");
         self.n = Some(next.number);
         self.checkpoint = next;
         Ok(version)

@@ -17,6 +17,7 @@ use super::planning::OpenPlan;
 use super::stream::{Message, Settled, SliceKey};
 use super::writer::{Fault, LaneWriter, Order, SliceBegin, SliceEnd, SliceStream, WriterSettings};
 use crate::events::{Event as RunEvent, Observer};
+use crate::failpoint;
 
 /// How often a slice is tried without getting further.
 const ATTEMPTS: u32 = 3;
@@ -360,6 +361,7 @@ impl LaneOut<'_> {
 impl RawOut for LaneOut<'_> {
     async fn put(&mut self, event: Event) -> Result<()> {
         self.lane.shared.stir();
+        failpoint::reach("extract");
         match event {
             Event::Rows(name, batch) => self.rows(name, batch).await,
             Event::Mark(position) => {

@@ -22,6 +22,7 @@ use super::writer::{Removals, SliceStream, WriterSettings};
 use super::{RunOptions, millis, retried, vigil};
 use crate::commit::{Author, Change, Committer, Floor, Held, effective_positions};
 use crate::events::{ErrorReport, Event, Observer, StreamReport};
+use crate::failpoint;
 use crate::session::Session;
 
 /// A plan that says `more` is followed by another, at most so often in one run.
@@ -195,6 +196,7 @@ impl<'a> Rounds<'a> {
         let lease =
             Lease::take(documents, source, &name.table(), &self.session.run_id, self.session.clock.as_ref()).await?;
         self.leases.lock().await.push(lease);
+        failpoint::reach("lease_taken");
         let mut committer = Committer::open(self.author.clone(), name.clone()).await?;
         let checkpoint = committer.checkpoint();
         if !checkpoint.quarantine.is_empty() {
@@ -660,6 +662,7 @@ impl<'a> Rounds<'a> {
                 return;
             }
         };
+        failpoint::reach("feed_written");
         let (Some(floor), Some(slice)) = (document.floor(), plan.feeds().find(|slice| slice.id == *feed)) else {
             return;
         };
@@ -667,6 +670,7 @@ impl<'a> Rounds<'a> {
         if let Err(error) = self.session.source.checkpoint(slice, plan.version(), floor).await {
             tracing::warn!(%error, %feed, "the source could not be told what is committed");
         }
+        failpoint::reach("acknowledged");
     }
 }
 

@@ -18,6 +18,7 @@ use super::target::Target;
 use crate::commit::{Change, Committer};
 use crate::conform::{Conform, Input, reconcile};
 use crate::events::{Event, Observer};
+use crate::failpoint;
 
 /// What lanes and the stream's task share.
 pub struct StreamShared {
@@ -378,6 +379,7 @@ impl StreamTask {
             return Ok(());
         }
         plan.write().await?;
+        failpoint::reach("plan_written");
         let slices = plan.bounded(&self.shared.name).len();
         let replace = plan.write_mode(&self.shared.name) == WriteMode::Replace;
         let version = self.committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await?;
@@ -463,7 +465,9 @@ impl StreamTask {
             number: checkpoint.number,
         });
         let (quarantined, number) = (checkpoint.quarantine.clone(), checkpoint.number);
-        self.shared.quarantine.commit(quarantined, number).await
+        self.shared.quarantine.commit(quarantined, number).await?;
+        failpoint::reach("quarantined");
+        Ok(())
     }
 
     fn note_version(&self, version: u64) {

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::quarantine;
 use super::stream::{Cover, Message, SliceKey, StreamShared, Unit};
 use crate::conform::Stamp;
+use crate::failpoint;
 
 /// Records of one stream that may wait for a mark, in bytes.
 const MAX_WAITING_RECORDS: usize = 32 << 20;
@@ -435,6 +436,7 @@ impl StreamWriter {
         let Some(file) = self.file.take() else { return Ok(()) };
         let schema = self.file_schema.take();
         let files = file.finish().map_err(|e| e.with("stream", &self.shared.name))?;
+        failpoint::reach("file_closed");
         self.closed.files.extend(files);
         self.closed.schema = Some(Arc::clone(self.shared.conform().storage())).filter(|_| schema.is_some());
         Ok(())
