@@ -1,0 +1,199 @@
+//! The configuration of a source.
+
+use ingest_core::config::{ByteSize, Span, Tls, is_loopback};
+use ingest_core::{Error, JsonSchema, Result, Secret};
+use serde::Deserialize;
+
+/// Reads tables, views and foreign tables of one PostgreSQL database.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(crate = "ingest_core::schemars")]
+#[non_exhaustive]
+pub struct PostgresConfig {
+    /// Host name, IP address, or the folder of a Unix socket (`/var/run/postgresql`). Default: `localhost`.
+    pub host: String,
+    /// Port. Default: 5432.
+    pub port: u16,
+    /// Database. Default: the name of the user.
+    pub database: String,
+    /// User. An account that may only read is enough, and all that should be given.
+    pub user: String,
+    /// Password. Leave it out where the server trusts the connection or a client certificate.
+    pub password: Secret,
+    /// How the connection is protected. Default: `verify-full`; on loopback and Unix sockets plaintext, unless `tls` or
+    /// `tls_ca` is given.
+    pub tls: Option<Tls>,
+    /// Certificates of the authorities to trust, as PEM text or the path of a PEM file. Default: those of the operating
+    /// system.
+    pub tls_ca: Option<String>,
+    /// Certificate to show to the server, as PEM text or the path of a PEM file. Needs `tls_key`.
+    pub tls_cert: Option<String>,
+    /// Private key of `tls_cert`, as PEM text (`${file:/run/secrets/key.pem}`) or the path of a PEM file.
+    pub tls_key: Option<Secret>,
+    /// How a big table is cut into slices that are read in parallel. Default: `auto`.
+    pub read: Read,
+    /// Connections that may read at once. Planning holds one more. Default: 4.
+    pub max_connections: u16,
+    /// Longest time to connect and log in. Default: 20s.
+    pub connect_timeout: Span,
+    /// Longest silence of the server. A statement that is still at work, as a second connection can see, is waited
+    /// for. Default: 60s.
+    pub timeout: Span,
+    /// Longest run of one statement, enforced by the server; `0s` = no limit. It bounds the reading of one slice. Default: 0s.
+    pub statement_timeout: Span,
+    /// Longest wait for a lock that somebody else holds on a table, enforced by the server; `0s` = no limit. Default: 30s.
+    pub lock_timeout: Span,
+    /// Name of our sessions in `pg_stat_activity`. Default: `ingest`.
+    pub application_name: String,
+    /// Largest row that is accepted, in the server's binary form. A larger one ends the stream with an error before it
+    /// is read into memory. Default: 64MiB.
+    pub max_row_bytes: ByteSize,
+    /// Reads tables whose row-level security hides rows from the user. Default: false, and such a table is an error,
+    /// because rows would be missing in silence.
+    pub row_security: bool,
+}
+
+/// How a big table is cut into slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(crate = "ingest_core::schemars")]
+pub enum Read {
+    /// `key` where a single-column ordered key exists and the table is larger than 4 GiB, else `ctid`.
+    #[default]
+    Auto,
+    /// Ranges of blocks under one exported snapshot: fastest, one point in time, starts over when the run is
+    /// interrupted.
+    Ctid,
+    /// Ranges of a single-column key: resumes where it was interrupted, also in another process.
+    Key,
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            port: 5432,
+            database: String::new(),
+            user: String::new(),
+            password: Secret::default(),
+            tls: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            read: Read::Auto,
+            max_connections: 4,
+            connect_timeout: Span::seconds(20),
+            timeout: Span::seconds(60),
+            statement_timeout: Span::seconds(0),
+            lock_timeout: Span::seconds(30),
+            application_name: "ingest".into(),
+            max_row_bytes: ByteSize(64 << 20),
+            row_security: false,
+        }
+    }
+}
+
+impl PostgresConfig {
+    /// The protection that holds for this host; `None` = plaintext.
+    pub(crate) fn protection(&self) -> Option<Tls> {
+        match self.tls {
+            Some(Tls::DangerPlaintext) => None,
+            Some(tls) => Some(tls),
+            None if is_loopback(&self.host) && self.tls_ca.is_none() && self.tls_cert.is_none() => None,
+            None => Some(Tls::VerifyFull),
+        }
+    }
+
+    /// Fills what follows from other fields and reports everything that is wrong, together.
+    pub(crate) fn validated(mut self, source: &str) -> Result<Self> {
+        let mut wrong = Vec::new();
+        let mut refuse = |key: &str, why: &str| wrong.push(format!("sources.{source}.{key}: {why}"));
+        if self.user.is_empty() {
+            refuse("user", "is missing");
+        }
+        if self.host.is_empty() {
+            refuse("host", "is empty");
+        }
+        for (key, value) in [
+            ("host", &self.host),
+            ("database", &self.database),
+            ("user", &self.user),
+            ("application_name", &self.application_name),
+        ] {
+            if value.contains('\0') {
+                refuse(key, "contains a zero byte");
+            }
+        }
+        if self.password.expose().contains('\0') {
+            refuse("password", "contains a zero byte");
+        }
+        if self.port == 0 {
+            refuse("port", "is 0");
+        }
+        if !(1..=64).contains(&self.max_connections) {
+            refuse("max_connections", "is not between 1 and 64");
+        }
+        for (key, span) in [("connect_timeout", self.connect_timeout), ("timeout", self.timeout)] {
+            if span.0.is_zero() {
+                refuse(key, "is 0; write e.g. 30s");
+            }
+        }
+        // A frame of the protocol counts its length in 31 bits, and a value in PostgreSQL ends at 1 GiB.
+        if !((64 << 10)..=(1 << 30)).contains(&self.max_row_bytes.0) {
+            refuse("max_row_bytes", "is not between 64KiB and 1GiB");
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            refuse("tls_cert", "tls_cert and tls_key belong together, one is missing");
+        }
+        if self.tls == Some(Tls::DangerPlaintext) && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
+            refuse("tls", "is danger_plaintext, so tls_ca, tls_cert and tls_key would have no effect");
+        }
+        if !wrong.is_empty() {
+            return Err(Error::config(format!("invalid configuration: {}", wrong.join("; ")))
+                .hint("`ingest connectors postgres` lists every field"));
+        }
+        if self.database.is_empty() {
+            self.database.clone_from(&self.user);
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(host: &str, tls: Option<Tls>) -> PostgresConfig {
+        PostgresConfig { host: host.into(), user: "u".into(), tls, ..PostgresConfig::default() }
+    }
+
+    #[test]
+    fn plaintext_needs_loopback_or_danger() {
+        assert_eq!(config("db.example.com", None).protection(), Some(Tls::VerifyFull));
+        assert_eq!(config("127.0.0.1", None).protection(), None);
+        assert_eq!(config("/tmp", None).protection(), None);
+        assert_eq!(config("localhost", Some(Tls::VerifyFull)).protection(), Some(Tls::VerifyFull));
+        assert_eq!(config("db.example.com", Some(Tls::DangerPlaintext)).protection(), None);
+    }
+
+    #[test]
+    fn all_problems_are_reported_together() {
+        let wrong = PostgresConfig { max_connections: 0, tls_cert: Some("x".into()), ..config("h", None) };
+        let wrong = PostgresConfig { user: String::new(), ..wrong };
+        let text = wrong.validated("shop").expect_err("three problems").to_string();
+        for key in ["sources.shop.user", "sources.shop.max_connections", "sources.shop.tls_cert"] {
+            assert!(text.contains(key), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_never_printed() {
+        let config = PostgresConfig { password: Secret::new("canary"), ..config("h", None) };
+        assert!(!format!("{config:?}").contains("canary"));
+    }
+
+    #[test]
+    fn the_database_is_the_user_where_none_is_named() {
+        assert_eq!(config("h", None).validated("s").expect("valid").database, "u");
+    }
+}

@@ -1,0 +1,240 @@
+//! A slice from the server into batches.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Date32Type, Decimal128Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, FieldRef};
+use ingest_core::{Done, Error, ErrorKind, Out, Result, StreamName};
+
+use crate::catalog::{Column, Table};
+use crate::decode::Decoder;
+use crate::select::{Select, select};
+use crate::server::Server;
+use crate::text;
+use crate::types::{Cast, Kind};
+use crate::wire::{Connection, CopyStep, Described};
+use crate::work::{Part, Position, Work};
+
+/// Reads a slice from a position on.
+pub(crate) async fn extract(
+    server: &Arc<Server>,
+    table: &Table,
+    work: &Work,
+    from: Option<&Position>,
+    out: &mut Out<'_, Position>,
+) -> Result<Done> {
+    for warning in &work.warnings {
+        out.warn(Some(&table.stream), warning.clone()).await?;
+    }
+    let select = select(table, work, from)?;
+    let mut lent = server.lend().await?;
+    start(&mut lent.connection, work, &select).await?;
+    let mut sink =
+        Sink { stream: &table.stream, select: &select, keyed: matches!(work.part, Part::Keys { .. }), kept: None };
+    copy(&mut lent.connection, &mut sink, out).await?;
+    lent.connection.finish_copy().await?;
+    lent.give_back(server);
+    Ok(Done::Complete)
+}
+
+/// Opens the transaction of a slice and starts its COPY.
+async fn start(connection: &mut Connection, work: &Work, select: &Select<'_>) -> Result<()> {
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    let begin = match &work.snapshot {
+        None => BEGIN.to_owned(),
+        Some(snapshot) => format!(
+            "{BEGIN}; SET TRANSACTION SNAPSHOT {}; SELECT pg_catalog.txid_current_snapshot()",
+            ingest_sql::Dialect::Postgres.text(&snapshot.name)?
+        ),
+    };
+    connection.send_copy(&begin, &select.sql).await?;
+    let opened = connection.answer().await;
+    if let Some(snapshot) = &work.snapshot {
+        let gone = || {
+            Error::new(ErrorKind::SliceExpired, "the snapshot of the plan is gone")
+                .hint("the connection that held it was closed; the plan is made again")
+        };
+        let rows = opened.map_err(|error| if error.is_retryable() { error } else { gone().caused_by(error) })?;
+        if rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some(&snapshot.visible) {
+            return Err(gone());
+        }
+    } else {
+        opened?;
+    }
+    let described = connection.copy_answer().await?;
+    expect_types(&select.columns, &described)
+}
+
+/// The description holds for the copied rows: describing has locked the table against changes.
+fn expect_types(columns: &[&Column], described: &[Described]) -> Result<()> {
+    let changed = |column: &str| {
+        Error::new(ErrorKind::SchemaChanged, "a column has another type than when the table was described")
+            .with("column", column)
+            .hint("the table was changed while the run was going on; run again")
+    };
+    if columns.len() != described.len() {
+        return Err(changed("*"));
+    }
+    for (column, described) in columns.iter().zip(described) {
+        let (oid, modifier) = column.wire_type;
+        let same = oid == described.type_oid && (column.cast != Cast::None || modifier == described.type_modifier);
+        if !same {
+            return Err(changed(&column.name));
+        }
+    }
+    Ok(())
+}
+
+async fn copy(connection: &mut Connection, sink: &mut Sink<'_>, out: &mut Out<'_, Position>) -> Result<()> {
+    let columns = sink.select.columns.iter().map(|column| (nullable(column), column.kind.clone()));
+    let mut decoder = Decoder::new(columns);
+    loop {
+        match connection.copy_step()? {
+            CopyStep::Data(frame) => decoder.scan(connection.buffered(), frame)?,
+            CopyStep::NeedMore => {
+                if connection.is_crowded() {
+                    decoder.decode(connection.buffered())?;
+                    connection.release();
+                    if decoder.bytes() >= out.batch_bytes() {
+                        sink.emit(decoder.finish()?, false, out).await?;
+                    }
+                }
+                connection.fill().await?;
+            }
+            CopyStep::End { rows } => {
+                decoder.decode(connection.buffered())?;
+                if !decoder.is_complete() || decoder.total() != rows {
+                    return Err(Error::new(ErrorKind::DataInvalid, "the copy is not as long as the server says")
+                        .with("rows", decoder.total())
+                        .with("expected", rows));
+                }
+                return sink.emit(decoder.finish()?, true, out).await;
+            }
+        }
+    }
+}
+
+/// Views and rescued values know nothing of NOT NULL; the schema of the stream says what holds.
+fn nullable(column: &Column) -> FieldRef {
+    column.field.clone()
+}
+
+/// Takes batches of a slice, and marks where it can be resumed.
+struct Sink<'a> {
+    stream: &'a StreamName,
+    select: &'a Select<'a>,
+    /// Ordered by a key: no two rows are equal.
+    keyed: bool,
+    /// Rows that may have more of their cursor's value behind them.
+    kept: Option<RecordBatch>,
+}
+
+impl Sink<'_> {
+    async fn emit(&mut self, batch: Option<RecordBatch>, last: bool, out: &mut Out<'_, Position>) -> Result<()> {
+        let Some(order) = self.select.order else {
+            return self.rows(batch, out).await;
+        };
+        let Some(batch) = batch else {
+            let kept = self.kept.take();
+            return self.rows(kept, out).await;
+        };
+        let kind = &self.select.columns[order].kind;
+        if self.keyed {
+            let mark = literal(&batch, order, kind, batch.num_rows() - 1);
+            self.rows(Some(batch), out).await?;
+            return self.mark(mark, out).await;
+        }
+        // The value at the end may go on in the next batch: a mark stands only where one value is over.
+        let start = if last { batch.num_rows() } else { last_run(batch.column(order).as_ref()) };
+        let kept = self.kept.take();
+        if start == 0 {
+            // One value fills the batch: it goes out, and the mark waits.
+            self.rows(kept, out).await?;
+            self.kept = None;
+            return self.rows(Some(batch), out).await;
+        }
+        let mark = literal(&batch, order, kind, start - 1);
+        self.rows(kept, out).await?;
+        self.rows(Some(batch.slice(0, start)), out).await?;
+        self.kept = (start < batch.num_rows()).then(|| batch.slice(start, batch.num_rows() - start));
+        // Nulls come last and cannot be resumed from.
+        self.mark(mark, out).await
+    }
+
+    async fn rows(&self, batch: Option<RecordBatch>, out: &mut Out<'_, Position>) -> Result<()> {
+        let Some(batch) = batch else { return Ok(()) };
+        let batch = match (self.select.hidden, self.select.order) {
+            (true, Some(order)) => {
+                let shown: Vec<usize> = (0..batch.num_columns()).filter(|i| *i != order).collect();
+                batch.project(&shown)?
+            }
+            _ => batch,
+        };
+        out.rows(self.stream, batch).await
+    }
+
+    async fn mark(&self, value: Option<String>, out: &mut Out<'_, Position>) -> Result<()> {
+        match value {
+            Some(value) => out.mark(&Position::Upto(value)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the run of equal values at the end of a sorted column begins.
+fn last_run(values: &dyn Array) -> usize {
+    let last = values.slice(values.len() - 1, 1);
+    let equal = |i: usize| values.slice(i, 1).to_data() == last.to_data();
+    let (mut low, mut high) = (0, values.len() - 1);
+    while low < high {
+        let middle = (low + high) / 2;
+        if equal(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+/// A value as a literal of the server; `None` for null and for types that mark nothing.
+fn literal(batch: &RecordBatch, column: usize, kind: &Kind, row: usize) -> Option<String> {
+    let array = batch.column(column);
+    if array.is_null(row) {
+        return None;
+    }
+    match (array.data_type(), kind) {
+        (DataType::Int16, _) => Some(array.as_primitive::<Int16Type>().value(row).to_string()),
+        (DataType::Int32, _) => Some(array.as_primitive::<Int32Type>().value(row).to_string()),
+        (DataType::Int64, Kind::Int64) => Some(array.as_primitive::<Int64Type>().value(row).to_string()),
+        (DataType::Utf8, Kind::Text | Kind::Uuid) => Some(array.as_string::<i32>().value(row).to_owned()),
+        (DataType::Decimal128(_, _), _) => Some(array.as_primitive::<Decimal128Type>().value_as_string(row)),
+        (DataType::Date32, _) => Some(text::days(array.as_primitive::<Date32Type>().value(row))),
+        (DataType::Timestamp(_, zone), _) => {
+            Some(text::micros(array.as_primitive::<TimestampMicrosecondType>().value(row), zone.is_some()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn the_last_run_of_equal_values_is_found() {
+        for (values, expected) in [
+            (vec![Some(1)], 0),
+            (vec![Some(1), Some(1)], 0),
+            (vec![Some(1), Some(2)], 1),
+            (vec![Some(1), Some(2), Some(2), Some(2)], 1),
+            (vec![Some(1), None, None], 1),
+        ] {
+            assert_eq!(last_run(&Int64Array::from(values.clone())), expected, "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The connector: what each call of the contract does.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_schema::Schema;
+use ingest_core::{
+    Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Intent, Mode, Out, Plan,
+    PlanRequest, Problem, Replay, Result, Safety, Selection, Shape, Slice, SliceId, Spec, Stream, StreamName,
+    async_trait,
+};
+
+use crate::catalog::{self, Column, Sort, Table};
+use crate::config::PostgresConfig;
+use crate::moment::Moment;
+use crate::plan::Planner;
+use crate::server::Server;
+use crate::types::Kind;
+use crate::wire::Connection;
+use crate::work::{Position, Work};
+use crate::{check, extract, incremental};
+
+/// Streams that are planned together, so that one snapshot holds for all of them.
+const GROUP: &str = "snapshot";
+
+/// A PostgreSQL database as a source.
+pub struct Postgres {
+    server: Arc<Server>,
+    /// As they were described; slices of this process are read as such.
+    tables: Mutex<HashMap<StreamName, Arc<Table>>>,
+    held: Mutex<Held>,
+}
+
+/// What a plan holds at the server, in this process.
+#[derive(Default)]
+struct Held {
+    /// Idle in the transaction whose snapshot the slices share.
+    exporter: Option<Connection>,
+    /// Slices that still need it.
+    open: HashSet<SliceId>,
+    /// Why a stream could not be planned. The others of its group are; its only slice ends with this.
+    refused: HashMap<SliceId, Error>,
+}
+
+#[async_trait]
+impl Connector for Postgres {
+    type Config = PostgresConfig;
+    type Work = Work;
+    type Position = Position;
+
+    fn spec() -> Spec {
+        Spec {
+            name: "postgres".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            title: "PostgreSQL".into(),
+            docs: include_str!("../README.md").into(),
+            state_version: 1,
+            capabilities: Capabilities {
+                modes: vec![Mode::Full, Mode::Incremental],
+                deletes: Deletes::Unseen,
+                replay: Replay::Always,
+                parallel: 4,
+                portable: true,
+                projection: true,
+                filter: true,
+            },
+            config: None,
+        }
+    }
+
+    async fn open(config: Self::Config, context: Context) -> Result<Self> {
+        let server = Server::new(config.validated(&context.source)?)?;
+        Ok(Self { server, tables: Mutex::default(), held: Mutex::default() })
+    }
+
+    async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
+        check::check(&self.server, selection).await
+    }
+
+    async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
+        let tables = self.load(selection).await?;
+        Ok(tables.iter().map(|table| stream(table)).collect())
+    }
+
+    async fn plan(&self, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
+        // The former plan is complete or abandoned.
+        let former = std::mem::take(&mut *self.held());
+        if let Some(exporter) = former.exporter {
+            exporter.close().await;
+        }
+        let names: Vec<&StreamName> = request.streams.iter().map(|selected| &selected.stream.name).collect();
+        let tables = self.tables_named(&names).await?;
+        let mut moment = Moment::now(&self.server, request.intent == Intent::Here).await?;
+        let planner = Planner::new(request, self.server.config().read, &moment);
+        let (mut plan, mut held) = (Plan::default(), Held::default());
+        for selected in &request.streams {
+            let name = &selected.stream.name;
+            // A savepoint, because an error ends the transaction, and with it the snapshot.
+            moment.connection.query("SAVEPOINT stream").await?;
+            let planned = match tables.get(name) {
+                Some(table) => planner.stream(&mut moment.connection, table, selected, &mut plan).await,
+                None => Err(missing()),
+            };
+            let Err(error) = planned else { continue };
+            let error = error.with("stream", name);
+            if error.is_retryable() || request.streams.len() == 1 || request.intent != Intent::Here {
+                return Err(error);
+            }
+            moment.connection.query("ROLLBACK TO SAVEPOINT stream").await?;
+            let slice = refused(name);
+            held.refused.insert(slice.id.clone(), error);
+            plan.slices.push(slice);
+        }
+        held.open = plan.slices.iter().filter(|s| s.work.snapshot.is_some()).map(|s| s.id.clone()).collect();
+        if held.open.is_empty() {
+            moment.connection.close().await;
+        } else {
+            held.exporter = Some(moment.connection);
+        }
+        *self.held() = held;
+        Ok(plan)
+    }
+
+    async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
+        if let Some(error) = self.held().refused.remove(&slice.id) {
+            return Err(error);
+        }
+        let name = slice
+            .streams
+            .first()
+            .ok_or_else(|| Error::unexpected("a slice of this connector belongs to one stream"))?;
+        let read = async {
+            let tables = self.tables_named(&[name]).await?;
+            let table = tables.get(name).ok_or_else(missing)?;
+            extract::extract(&self.server, table, &slice.work, from, out).await
+        };
+        let done = read.await.map_err(|error| error.with("stream", name))?;
+        let finished = {
+            let mut held = self.held();
+            held.open.remove(&slice.id);
+            if held.open.is_empty() { held.exporter.take() } else { None }
+        };
+        // A snapshot that nobody needs any more must not keep the server from cleaning up.
+        if let Some(exporter) = finished {
+            exporter.close().await;
+        }
+        Ok(done)
+    }
+}
+
+impl Postgres {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn load(&self, selection: &Selection) -> Result<Vec<Arc<Table>>> {
+        let mut lent = self.server.lend().await?;
+        let tables: Vec<Arc<Table>> =
+            catalog::load(&mut lent.connection, selection).await?.into_iter().map(Arc::new).collect();
+        lent.give_back(&self.server);
+        let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        for table in &tables {
+            known.insert(table.stream.clone(), table.clone());
+        }
+        Ok(tables)
+    }
+
+    /// Tables as they were described in this process; what was not is looked up.
+    async fn tables_named(&self, names: &[&StreamName]) -> Result<HashMap<StreamName, Arc<Table>>> {
+        let find = || {
+            let known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = names.iter().filter_map(|name| Some(((*name).clone(), known.get(*name)?.clone())));
+            found.collect::<HashMap<_, _>>()
+        };
+        let found = find();
+        let missing: Vec<String> =
+            names.iter().filter(|name| !found.contains_key(**name)).map(|name| name.to_string()).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        // Names may hold characters that mean something in a glob; what else matches does no harm.
+        self.load(&Selection { select: missing, exclude: Vec::new() }).await?;
+        Ok(find())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Connections hold the server and the server holds connections.
+        self.server.disconnect();
+    }
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::NotFound, "the table is not there")
+        .hint("it was dropped or renamed; `ingest discover` lists what is there")
+}
+
+/// The only slice of a stream that could not be planned.
+fn refused(name: &StreamName) -> Slice<Work> {
+    Slice {
+        id: SliceId::new(format!("{name}#refused")),
+        streams: vec![name.clone()],
+        shape: Shape::Window,
+        work: Work::default(),
+        estimate: Estimate::default(),
+    }
+}
+
+/// What `discover` shows of a table.
+fn stream(table: &Table) -> Stream {
+    let cursors = cursors(table);
+    let by_change = cursors
+        .first()
+        .is_some_and(|first| first.safety == Safety::Snapshot && table.column(&first.column).is_some_and(says_changed));
+    let modes = match (cursors.is_empty(), by_change) {
+        (true, _) => vec![Mode::Full],
+        (_, true) => vec![Mode::Incremental, Mode::Full],
+        (_, false) => vec![Mode::Full, Mode::Incremental],
+    };
+    let fields: Vec<_> = table.columns.iter().map(|column| column.field.clone()).collect();
+    Stream {
+        name: table.stream.clone(),
+        schema: Arc::new(Schema::new(fields)),
+        key: table.key.clone(),
+        modes,
+        cursors,
+        group: Some(GROUP.to_owned()),
+        estimate: Estimate {
+            rows: table.rows().filter(|_| table.sort != Sort::View),
+            bytes: Some(table.bytes()).filter(|bytes| *bytes > 0),
+            calls: None,
+        },
+    }
+}
+
+/// Columns by which a table can be read incrementally: first those that say when a row was changed, then other clocks,
+/// then a key of one column, then other numbers.
+fn cursors(table: &Table) -> Vec<CursorColumn> {
+    let safety = if table.has_versions() { Safety::Snapshot } else { Safety::Unsafe };
+    let rank = |column: &Column| match column.kind {
+        _ if says_changed(column) => 0,
+        Kind::Timestamp | Kind::TimestampTz => 1,
+        _ if table.key == [column.name.as_str()] => 2,
+        Kind::Date => 3,
+        Kind::Text | Kind::Uuid => 5,
+        _ => 4,
+    };
+    let mut columns: Vec<&Column> = table
+        .columns
+        .iter()
+        .filter(|column| incremental::is_cursor(column) && (rank(column) < 5 || table.key == [column.name.as_str()]))
+        .collect();
+    columns.sort_by_key(|column| rank(column));
+    columns.into_iter().map(|column| CursorColumn { column: column.name.clone(), safety }).collect()
+}
+
+/// Whether a column by its name and type holds the time of a row's last change.
+fn says_changed(column: &Column) -> bool {
+    let name = column.name.to_lowercase();
+    matches!(column.kind, Kind::Timestamp | Kind::TimestampTz)
+        && ["updat", "modif", "chang", "write_date", "mtime"].iter().any(|word| name.contains(word))
+}

@@ -1,0 +1,4 @@
+//! Tests against a genuine PostgreSQL server.
+
+mod loads;
+mod support;
