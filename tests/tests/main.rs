@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cli;
 mod structure;
 mod workspace;
