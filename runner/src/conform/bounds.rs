@@ -35,7 +35,7 @@ pub(super) enum Bounds {
     Unsigned,
     /// A decimal of at most this many digits.
     Digits(u8),
-    /// The elements of any list.
+    /// The elements of a list.
     Elements(Box<Bounds>),
     /// The fields of a struct, in order.
     Fields(Vec<Option<Bounds>>),
@@ -94,8 +94,10 @@ impl Bounds {
         fields.iter().any(Option::is_some).then_some(Self::Fields(fields))
     }
 
-    /// The rows whose value lies outside; `None` = none. A null row of a nested type is among them when what lies under
-    /// it is outside, since a cast may look there.
+    /// The rows whose value lies outside; `None` = nothing does.
+    ///
+    /// A cast looks at everything below a nested array, also at what no row refers to and what lies under a null. If
+    /// only such values lie outside, the mask is empty or names null rows: the array must be taken apart all the same.
     pub(super) fn outside(&self, array: &dyn Array) -> Option<BooleanBuffer> {
         match self {
             Self::Days => {
@@ -127,7 +129,7 @@ impl Bounds {
             Self::Digits(digits) => outside_digits(array, *digits),
             Self::Elements(bounds) => {
                 let (elements, range) = elements(array)?;
-                rows_of(array.len(), &bounds.outside(elements)?, range)
+                Some(rows_of(array.len(), &bounds.outside(elements)?, range))
             }
             Self::Fields(fields) => {
                 let columns = array.as_struct().columns();
@@ -140,7 +142,7 @@ impl Bounds {
                 let values = value.as_ref().and_then(|bounds| bounds.outside(map.values()));
                 let found = either(keys, values)?;
                 let offsets = map.offsets();
-                rows_of(array.len(), &found, |row| offsets[row] as usize..offsets[row + 1] as usize)
+                Some(rows_of(array.len(), &found, |row| offsets[row] as usize..offsets[row + 1] as usize))
             }
         }
     }
@@ -219,7 +221,7 @@ fn outside_digits(array: &dyn Array, digits: u8) -> Option<BooleanBuffer> {
 
 type RowRange<'a> = dyn Fn(usize) -> Range<usize> + 'a;
 
-/// The elements of a list of any kind, and where those of a row lie.
+/// The elements of a list, and where those of a row lie. List views have become lists by now.
 fn elements(array: &dyn Array) -> Option<(&dyn Array, Box<RowRange<'_>>)> {
     Some(match array.data_type() {
         DataType::List(_) => {
@@ -230,14 +232,6 @@ fn elements(array: &dyn Array) -> Option<(&dyn Array, Box<RowRange<'_>>)> {
             let list = array.as_list::<i64>();
             (list.values(), Box::new(|row| list.offsets()[row] as usize..list.offsets()[row + 1] as usize))
         }
-        DataType::ListView(_) => {
-            let list = array.as_list_view::<i32>();
-            (list.values(), Box::new(|row| view(list.offsets()[row] as usize, list.sizes()[row] as usize)))
-        }
-        DataType::LargeListView(_) => {
-            let list = array.as_list_view::<i64>();
-            (list.values(), Box::new(|row| view(list.offsets()[row] as usize, list.sizes()[row] as usize)))
-        }
         DataType::FixedSizeList(_, size) => {
             let (list, size) = (array.as_fixed_size_list(), *size as usize);
             (list.values(), Box::new(move |row| row * size..(row + 1) * size))
@@ -246,17 +240,9 @@ fn elements(array: &dyn Array) -> Option<(&dyn Array, Box<RowRange<'_>>)> {
     })
 }
 
-fn view(start: usize, size: usize) -> Range<usize> {
-    start..start + size
-}
-
-/// The rows one of whose parts is in `found`; `None` = none. Null rows may be among them.
-pub(super) fn rows_of(
-    rows: usize,
-    found: &BooleanBuffer,
-    range: impl Fn(usize) -> Range<usize>,
-) -> Option<BooleanBuffer> {
-    some(BooleanBuffer::collect_bool(rows, |row| range(row).any(|i| found.value(i))))
+/// The rows one of whose parts is in `found`. Null rows may be among them.
+pub(super) fn rows_of(rows: usize, found: &BooleanBuffer, range: impl Fn(usize) -> Range<usize>) -> BooleanBuffer {
+    BooleanBuffer::collect_bool(rows, |row| range(row).any(|i| found.value(i)))
 }
 
 /// Those of the rows that are not null.

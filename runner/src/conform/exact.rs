@@ -222,7 +222,7 @@ fn convert_list(list: &ListArray, field: &Arc<Field>, column: &str) -> Result<Co
     let (values, offsets) = referenced(list.values(), list.offsets());
     let inner = convert(&values, field.data_type(), column)?;
     let range = |row: usize| offsets[row] as usize..offsets[row + 1] as usize;
-    let lost = inner.lost.and_then(|lost| rows_of(list.len(), &lost, range)).and_then(|lost| valid_among(list, lost));
+    let lost = inner.lost.and_then(|lost| valid_among(list, rows_of(list.len(), &lost, range)));
     let array = ListArray::try_new(field.clone(), offsets, inner.array, list.nulls().cloned())
         .map_err(|e| kernel(e, column))?;
     Ok(Converted { array: Arc::new(array), lost })
@@ -272,14 +272,15 @@ fn convert_map(map: &MapArray, field: &Arc<Field>, sorted: bool, column: &str) -
     let offsets: Vec<i32> = map.offsets().iter().map(|offset| offset - first).collect();
     let range = |row: usize| offsets[row] as usize..offsets[row + 1] as usize;
     let keys = convert(&map.keys().slice(first as usize, length), to[0].data_type(), column)?;
-    if let Some(lost) = keys.lost.and_then(|lost| rows_of(map.len(), &lost, range)) {
+    if let Some(lost) = keys.lost {
+        let lost = rows_of(map.len(), &lost, range);
         // A key cannot be null: the rows go first, then the rest is converted.
         let kept = blank(&make_array(map.to_data()), &lost, column)?;
         let rest = convert(&kept, &DataType::Map(field.clone(), sorted), column)?;
         return Ok(Converted { array: rest.array, lost: either(valid_among(map, lost), rest.lost) });
     }
     let values = convert(&map.values().slice(first as usize, length), to[1].data_type(), column)?;
-    let lost = values.lost.and_then(|lost| rows_of(map.len(), &lost, range)).and_then(|lost| valid_among(map, lost));
+    let lost = values.lost.and_then(|lost| valid_among(map, rows_of(map.len(), &lost, range)));
     let entries =
         StructArray::try_new(to.clone(), vec![keys.array, values.array], None).map_err(|e| kernel(e, column))?;
     let offsets = OffsetBuffer::new(offsets.into());

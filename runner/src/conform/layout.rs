@@ -55,7 +55,7 @@ pub(super) struct Step {
     index: usize,
     column: Arc<str>,
     json: bool,
-    /// The type without dictionaries and with the names of the table, where it differs.
+    /// The plain type with the names of the table, where it differs from what comes.
     plain: Option<Plain>,
     bounds: Option<Bounds>,
     /// Its place among the columns that the table format casts.
@@ -70,7 +70,7 @@ enum Last {
     Keep,
     /// An exact conversion from the stored type.
     Convert(DataType),
-    /// The table's column is text.
+    /// The table's column is text: that of the column as it came.
     Text,
     /// No value fits.
     Rescue(DataType),
@@ -79,7 +79,7 @@ enum Last {
 /// Types on the way to a plain array.
 #[derive(Debug)]
 struct Plain {
-    /// Without dictionaries and runs.
+    /// Without dictionaries, runs and list views.
     flat: DataType,
     /// With the stored names.
     named: DataType,
@@ -177,7 +177,7 @@ impl Layout {
                 (Some(cast), Some(place)) => Arc::clone(cast.column(place)),
                 _ => checked.array,
             };
-            let (array, lost) = step.finish(array)?;
+            let (array, lost) = step.finish(array, batch)?;
             if let Some(rows) = either(checked.lost, lost) {
                 let array = Arc::clone(batch.column(step.index));
                 rescued.push(Rescued { column: Arc::clone(&step.column), array, json: step.json, rows });
@@ -291,10 +291,10 @@ impl Step {
     }
 
     /// Brings the column, stored by now, into the table's type.
-    fn finish(&self, array: ArrayRef) -> Result<(ArrayRef, Option<BooleanBuffer>)> {
+    fn finish(&self, array: ArrayRef, batch: &RecordBatch) -> Result<(ArrayRef, Option<BooleanBuffer>)> {
         match &self.last {
             Last::Keep => Ok((array, None)),
-            Last::Text => Ok((texts(&array, &self.column)?, None)),
+            Last::Text => Ok((texts(batch.column(self.index), &self.column)?, None)),
             Last::Rescue(to) => Ok((arrow_array::new_null_array(to, array.len()), all_valid(&array))),
             Last::Convert(to) => {
                 let converted = convert(&array, to, &self.column)?;
@@ -350,7 +350,7 @@ impl Plain {
     }
 }
 
-/// The type without dictionaries and runs at any depth.
+/// The type without dictionaries, runs and list views at any depth.
 fn flatten(data_type: &DataType) -> DataType {
     use DataType as D;
     let inner =
@@ -360,8 +360,8 @@ fn flatten(data_type: &DataType) -> DataType {
         D::RunEndEncoded(_, values) => flatten(values.data_type()),
         D::List(field) => D::List(inner(field)),
         D::LargeList(field) => D::LargeList(inner(field)),
-        D::ListView(field) => D::ListView(inner(field)),
-        D::LargeListView(field) => D::LargeListView(inner(field)),
+        D::ListView(field) => D::List(inner(field)),
+        D::LargeListView(field) => D::LargeList(inner(field)),
         D::FixedSizeList(field, size) => D::FixedSizeList(inner(field), *size),
         D::Struct(fields) => D::Struct(fields.iter().map(inner).collect()),
         D::Map(field, sorted) => D::Map(inner(field), *sorted),
@@ -378,8 +378,6 @@ fn rename(
         DataType::Struct(fields) => fields.iter().map(|field| field.data_type()).collect(),
         DataType::List(field)
         | DataType::LargeList(field)
-        | DataType::ListView(field)
-        | DataType::LargeListView(field)
         | DataType::FixedSizeList(field, _)
         | DataType::Map(field, _) => vec![field.data_type()],
         _ => return Ok(data),

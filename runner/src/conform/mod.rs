@@ -103,6 +103,8 @@ pub struct Conform {
     data_columns: Vec<Arc<str>>,
     /// The source's columns in its order: name there, and name in the table if it has a place there.
     columns: Vec<(Arc<str>, Option<Arc<str>>)>,
+    /// Stamps that are switched off, in a table that has their columns: null from now on.
+    silenced: Vec<String>,
     constants: Constants,
     /// Of the last schema that a batch had.
     layout: Mutex<Option<(SchemaRef, Arc<Layout>)>>,
@@ -198,6 +200,7 @@ impl Conform {
     ) -> Result<ArrayRef> {
         let rows = batch.num_rows();
         let given = match name {
+            _ if self.silenced.iter().any(|silenced| silenced == name) => None,
             RUN_ID => Some(self.constants.run_id(stamp, rows)?),
             INGESTED_AT => Some(self.constants.ingested_at(stamp, rows)),
             OP => Some(self.op(layout, batch)?),

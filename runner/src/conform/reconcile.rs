@@ -197,7 +197,11 @@ impl<'a> Comparison<'a> {
             .into_iter()
             .map(|(source, place)| (source, place.map(|place| Arc::clone(&data_columns[place]))))
             .collect();
+        // What guards against loss is used wherever the table has it.
+        let is_stamp = |name: &str| ![reserved::RESCUED, reserved::ABSENT].contains(&name);
+        let off = self.input.added_columns.iter().filter(|(name, on)| !**on && is_stamp(name));
         Ok(Conform {
+            silenced: off.map(|(name, _)| name.clone()).collect(),
             format: Arc::clone(format),
             stream: stream.clone(),
             policy: self.input.policy,

@@ -212,10 +212,10 @@ pub(super) fn write_text(out: &mut String, array: &dyn Array, row: usize) -> Res
             if value.is_finite() { push(out, format_args!("{value:?}")) } else { write_float(out, f64::from(value)) }
         }
         D::Float64 => write_float(out, array.as_primitive::<Float64Type>().value(row)),
-        D::Decimal32(p, s) => write_decimal::<Decimal32Type>(out, array, row, *p, *s),
-        D::Decimal64(p, s) => write_decimal::<Decimal64Type>(out, array, row, *p, *s),
-        D::Decimal128(p, s) => write_decimal::<Decimal128Type>(out, array, row, *p, *s),
-        D::Decimal256(p, s) => write_decimal::<Decimal256Type>(out, array, row, *p, *s),
+        D::Decimal32(_, s) => write_decimal::<Decimal32Type>(out, array, row, *s),
+        D::Decimal64(_, s) => write_decimal::<Decimal64Type>(out, array, row, *s),
+        D::Decimal128(_, s) => write_decimal::<Decimal128Type>(out, array, row, *s),
+        D::Decimal256(_, s) => write_decimal::<Decimal256Type>(out, array, row, *s),
         D::Utf8 => out.push_str(array.as_string::<i32>().value(row)),
         D::LargeUtf8 => out.push_str(array.as_string::<i64>().value(row)),
         D::Utf8View => out.push_str(array.as_string_view().value(row)),
@@ -245,8 +245,25 @@ fn write_float(out: &mut String, value: f64) {
     }
 }
 
-fn write_decimal<T: DecimalType>(out: &mut String, array: &dyn Array, row: usize, precision: u8, scale: i8) {
-    out.push_str(&T::format_decimal(array.as_primitive::<T>().value(row), precision, scale));
+/// All digits, also those beyond the precision of the type, which Arrow's own formatter drops.
+fn write_decimal<T: DecimalType>(out: &mut String, array: &dyn Array, row: usize, scale: i8)
+where
+    T::Native: std::fmt::Display,
+{
+    let value = array.as_primitive::<T>().value(row).to_string();
+    let (sign, digits) = value.strip_prefix('-').map_or(("", value.as_str()), |digits| ("-", digits));
+    out.push_str(sign);
+    let places = usize::from(scale.unsigned_abs());
+    if scale <= 0 {
+        out.push_str(digits);
+        if digits != "0" {
+            out.extend(std::iter::repeat_n('0', places));
+        }
+    } else {
+        let padded = format!("{digits:0>width$}", width = places + 1);
+        let (whole, fraction) = padded.split_at(padded.len() - places);
+        push(out, format_args!("{whole}.{fraction}"));
+    }
 }
 
 const SECONDS_PER_DAY: i64 = 86_400;
