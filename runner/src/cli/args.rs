@@ -22,9 +22,10 @@ use ingest_core::Selection;
   ingest run --source files                load what is new
   ingest show files.orders                 look at a table
 
-Every flag is also an environment variable: --log-level is INGEST_LOG_LEVEL. Data goes to stdout, everything else to
-stderr. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the source, 4 partial, 5 contract or quality
-violation, 6 another run holds the stream, 130 interrupted."
+Every flag is also an environment variable: --log-level is INGEST_LOG_LEVEL.
+Data goes to stdout, everything else to stderr.
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the source, 4 partial,
+5 contract or quality violation, 6 another run holds the stream, 130 interrupted."
 )]
 pub struct Cli {
     /// Flags of every verb.

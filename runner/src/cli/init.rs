@@ -34,8 +34,7 @@ lake:
 sources:
 ";
 
-const FILES: &str = "\
-  # The name of a source is free; where it is that of a connector, `connector` can be left out.
+const FILES: &str = "  # The name of a source is free; where it is that of a connector, `connector` can be left out.
   files:
     connector: files
     # Each file and each folder directly under this path is a stream, named after it: data/orders.csv is `orders`.
@@ -236,12 +235,15 @@ impl Writer<'_> {
     }
 }
 
-/// Whether a field has to be given: it is required, or a text whose default is nothing.
+fn required(name: &str, schema: &Json) -> bool {
+    schema["required"].as_array().is_some_and(|list| list.iter().any(|r| r == name))
+}
+
+/// Whether a field is written out rather than as a comment: it is required, or a text whose default is nothing.
 fn must(name: &str, property: &Json, schema: &Json) -> bool {
-    let required = schema["required"].as_array().is_some_and(|list| list.iter().any(|r| r == name));
     let plain_text = types(property) == ["string"] && words(property, &Json::Null).is_empty();
     let no_default = property.get("default").is_none_or(|default| default == "");
-    required || (plain_text && no_default)
+    required(name, schema) || (plain_text && no_default)
 }
 
 fn facts(name: &str, property: &Json, root: &Json, schema: &Json) -> String {
@@ -249,7 +251,7 @@ fn facts(name: &str, property: &Json, root: &Json, schema: &Json) -> String {
     if is_secret(property) {
         facts.push("secret".to_owned());
     }
-    if must(name, property, schema) {
+    if required(name, schema) {
         facts.push("required".to_owned());
     }
     if let Some(default) = shown_default(property) {

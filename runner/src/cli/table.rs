@@ -133,7 +133,8 @@ pub fn maybe(number: Option<u64>, text: impl Fn(u64) -> String) -> String {
 /// A time span in milliseconds, as people read it: `0.4 s`, `12 min 3 s`.
 pub fn duration(millis: u64) -> String {
     match millis {
-        0..60_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
+        0..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
         60_000..3_600_000 => format!("{} min {} s", millis / 60_000, millis / 1000 % 60),
         _ => format!("{} h {} min", millis / 3_600_000, millis / 60_000 % 60),
     }
@@ -155,7 +156,8 @@ mod tests {
         assert_eq!(count(12), "12");
         assert_eq!(bytes(1_500_000), "1.4 MiB");
         assert_eq!(bytes(5), "5 B");
-        assert_eq!(duration(450), "0.4 s");
+        assert_eq!(duration(450), "450 ms");
+        assert_eq!(duration(1_450), "1.4 s");
         assert_eq!(duration(723_000), "12 min 3 s");
         assert_eq!(time(0), "1970-01-01T00:00:00.000000Z");
     }
