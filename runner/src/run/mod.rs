@@ -54,7 +54,7 @@ pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Obse
     observer.event(&Event::RunStarted {
         source: session.config.name.clone(),
         connector: session.spec.name.clone(),
-        lake: session.lake.config.url.clone(),
+        lake: crate::config::public_url(&session.lake.config.url),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     });
     let mut document = begin_document(session);
