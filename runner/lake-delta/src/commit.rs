@@ -28,6 +28,8 @@ use crate::table::DeltaTable;
 
 /// How often a commit is tried on ever newer versions.
 const ATTEMPTS: u32 = 100;
+/// Younger handles may always commit: a log that is cleaned at once is left for tests and for the careless.
+const MINIMUM_AGE: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -208,7 +210,7 @@ impl DeltaTable {
     /// version would be free again (invariant `old_handle_expires`).
     fn check_age(&self) -> Result<(), CommitError> {
         let age = Utc::now().signed_duration_since(self.stood).to_std().unwrap_or_default();
-        if age > self.snapshot.log_retention() / 2 && !age.is_zero() {
+        if age > (self.snapshot.log_retention() / 2).max(MINIMUM_AGE) {
             return Err(CommitError::Conflict(
                 Error::new(ErrorKind::CheckpointConflict, "the table was opened too long ago to commit to it")
                     .with("table", &self.log.folder)
@@ -394,4 +396,36 @@ fn touched(folder: &object_store::path::Path) -> CommitError {
         .with("table", folder)
         .hint("the change is worked out again on the newer version"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::{DataType, Field, Schema};
+    use ingest_core::lake::{Definition, TableFormat};
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use url::Url;
+
+    use super::*;
+    use crate::DeltaFormat;
+
+    #[tokio::test]
+    async fn old_handle_expires() {
+        let format = DeltaFormat::new(Arc::new(InMemory::new()), Url::parse("memory:///").unwrap());
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        format.create("t", &Definition { schema, partition_by: vec![], description: None }).await.unwrap();
+        let mut table = DeltaTable::open(Log::new(format.lake(), Path::from("t"))).await.unwrap().unwrap();
+        table.stood = Utc::now() - chrono::Duration::days(14);
+        assert_eq!(table.commit_files(Commit::default()).await.unwrap(), 1);
+        table.stood = Utc::now() - chrono::Duration::days(16);
+        let error = table.commit_files(Commit::default()).await.unwrap_err();
+        assert!(matches!(error, CommitError::Conflict(_)), "{error:?}");
+    }
+
+    #[test]
+    fn pauses_are_bounded() {
+        assert!((0..200).all(|attempt| pause(attempt) <= PAUSE));
+    }
 }

@@ -87,6 +87,11 @@ impl DeltaFormat {
         self.lake.probe().await
     }
 
+    #[cfg(test)]
+    pub(crate) fn lake(&self) -> Arc<Lake> {
+        self.lake.clone()
+    }
+
     fn log(&self, folder: &str) -> Result<Log> {
         let path = Path::parse(folder)
             .map_err(|e| Error::config("a table's folder cannot be used").with("table", folder).caused_by(e))?;

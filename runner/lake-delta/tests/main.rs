@@ -1,9 +1,11 @@
 //! Tests of Delta tables: over a store in memory, in temporary folders, beside other readers of the format.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod append;
+mod evolution;
 mod faults;
+mod maintenance;
 mod readers;
 mod removal;
 mod support;
