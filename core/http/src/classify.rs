@@ -83,15 +83,15 @@ pub(crate) fn transport(error: reqwest::Error, doing: &str) -> Error {
         })
     };
     let private = causes().any(|cause| cause.is::<PrivateAddress>());
-    let tls = causes().find_map(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref::<rustls::Error>())
-    });
+    let tls = causes().find_map(tls_cause);
     let made = if private {
         Error::new(ErrorKind::DataInvalid, "refused to connect: the host's name leads to a private address")
             .hint("a host inside your network has to be named in `endpoint`")
     } else if let Some(tls) = tls {
         tls_error(tls)
+    } else if error.is_timeout() && error.is_connect() {
+        Error::new(ErrorKind::Timeout, "cannot connect to the source in time")
+            .hint("check the endpoint, the network and the proxy")
     } else if error.is_timeout() {
         Error::new(ErrorKind::Timeout, format!("no answer in time while {doing}"))
     } else if error.is_connect() {
@@ -102,6 +102,21 @@ pub(crate) fn transport(error: reqwest::Error, doing: &str) -> Error {
         Error::new(ErrorKind::Unavailable, format!("the connection broke while {doing}"))
     };
     made.caused_by(without_url(error))
+}
+
+/// The TLS error inside a cause: TLS streams wrap it into errors of input and output, once or twice.
+fn tls_cause<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = cause.downcast_ref() {
+        return Some(tls);
+    }
+    let mut io = cause.downcast_ref::<std::io::Error>()?;
+    loop {
+        let inner = io.get_ref()?;
+        if let Some(tls) = inner.downcast_ref() {
+            return Some(tls);
+        }
+        io = inner.downcast_ref()?;
+    }
 }
 
 /// A certificate that is refused now is refused again in a second: not repeated.

@@ -135,7 +135,9 @@ impl Hosts {
             return Err(refuse("it is plain http", Some(&host)));
         }
         let same = url.origin() == self.origin;
-        let rule = self.rules.iter().find(|rule| rule.matches(&host));
+        // A rule names a host, and means the service on its usual port; on this machine every port is another test's.
+        let usual = url.port().is_none() || (self.endpoint_is_local && is_loopback(&host));
+        let rule = self.rules.iter().find(|rule| usual && rule.matches(&host));
         if !same && rule.is_none() {
             return Err(refuse("its host is not one of the API", Some(&host)));
         }
@@ -280,4 +282,155 @@ fn proxy_hosts() -> HashSet<String> {
             url.host_str().map(str::to_ascii_lowercase)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(endpoint: &str, by_user: bool, rules: &[HostRule]) -> Hosts {
+        let user = by_user.then_some(endpoint);
+        let mut config = ClientConfig::new(endpoint, user).expect("a good endpoint");
+        config.hosts = rules.to_vec();
+        Hosts::new(&config).expect("good rules")
+    }
+
+    /// Whether a link is followed, and whether with credentials.
+    fn follows(hosts: &Hosts, link: &str) -> Option<bool> {
+        let base = Url::parse("https://api.example.com/v1/items?page=1").expect("a URL");
+        hosts.link(&base, link).ok().map(|target| target.credentials)
+    }
+
+    #[test]
+    fn links_stay_with_the_origin_and_the_listed_hosts() {
+        let rules =
+            [HostRule::api("*.my.example.com"), HostRule::download("files.example.net"), HostRule::api("10.1.2.3")];
+        let hosts = hosts("https://api.example.com/v1", false, &rules);
+        for (link, want) in [
+            ("/v1/items?page=2", Some(true)),
+            ("?page=2", Some(true)),
+            ("items", Some(true)),
+            ("https://api.example.com/v2/other", Some(true)),
+            ("https://API.example.com:443/x", Some(true)),
+            ("https://na1.my.example.com/x", Some(true)),
+            ("https://a.b.my.example.com/x", Some(true)),
+            ("https://files.example.net/result.gz?signature=1", Some(false)),
+            ("https://my.example.com/x", None),
+            ("https://evilmy.example.com/x", None),
+            ("https://na1.my.example.com.evil.net/x", None),
+            ("https://na1.my.example.com:8443/x", None),
+            ("https://api.example.com:8443/x", None),
+            ("http://api.example.com/x", None),
+            ("http://files.example.net/x", None),
+            ("https://evil.net/", None),
+            ("//evil.net/x", None),
+            ("///evil.net/x", None),
+            ("\\\\evil.net\\x", None),
+            ("/\\evil.net/x", None),
+            // A scheme without slashes is a relative path for a base of the same scheme.
+            ("https:evil.net", Some(true)),
+            ("https://good@api.example.com/x", None),
+            ("https://api.example.com@evil.net/x", None),
+            ("https://api.example.com:pass@api.example.com/x", None),
+            ("file:///etc/passwd", None),
+            ("ftp://api.example.com/x", None),
+            ("javascript:alert(1)", None),
+            ("data:text/plain,x", None),
+            ("https://127.0.0.1/x", None),
+            ("https://localhost/x", None),
+            ("https://10.1.2.3/x", None),
+            ("https://169.254.169.254/latest", None),
+            ("https://[::1]/x", None),
+            ("https://2130706433/x", None),
+            ("/x\r\nHost: evil.net", None),
+            ("https://api.example.com\t.evil.net/", None),
+        ] {
+            assert_eq!(follows(&hosts, link), want, "{link:?}");
+        }
+    }
+
+    #[test]
+    fn paths_cannot_leave_the_endpoint() {
+        let hosts = hosts("https://api.example.com/base", false, &[]);
+        for path in ["//evil.net/x", "../../x", "https://evil.net/", "x?y=1#z", "/v1/%2e%2e/%2e%2e/x", "\\\\evil"] {
+            if let Ok(target) = hosts.path(path) {
+                assert_eq!(target.url.host_str(), Some("api.example.com"), "{path}");
+                assert!(target.url.path().starts_with("/base/"), "{path}: {}", target.url);
+            }
+        }
+        assert_eq!(
+            hosts.path("/v1/items?a=b").expect("a path").url.as_str(),
+            "https://api.example.com/base/v1/items?a=b"
+        );
+    }
+
+    #[test]
+    fn endpoints_are_https_or_on_this_machine() {
+        let open = |endpoint: &str, by_user: bool| {
+            let config =
+                ClientConfig::new("https://api.example.com", by_user.then_some(endpoint)).map(|mut config| {
+                    if !by_user {
+                        config.endpoint = Url::parse(endpoint).expect("a URL");
+                    }
+                    config
+                })?;
+            Hosts::new(&config)
+        };
+        assert!(open("http://127.0.0.1:8080", true).is_ok());
+        assert!(open("http://localhost:8080/x", true).is_ok());
+        assert!(open("http://127.0.0.1:8080", false).is_err());
+        assert!(open("http://api.example.com", true).is_err());
+        assert!(open("http://127.0.0.1.example.com", true).is_err());
+        assert!(open("https://user:pass@api.example.com", true).is_err());
+        assert!(open("https://api.example.com/?key=x", true).is_err());
+        assert!(open("ftp://api.example.com", true).is_err());
+        let mut config = ClientConfig::new("x", Some("http://api.example.com")).expect("a URL");
+        config.danger_plaintext = true;
+        assert!(Hosts::new(&config).is_ok());
+    }
+
+    #[test]
+    fn addresses_of_inner_networks_are_known() {
+        for address in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "::ffff:10.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "::10.0.0.1",
+            "ff02::1",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public(address.parse().expect(address)), "{address}");
+        }
+        for address in ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"] {
+            assert!(is_public(address.parse().expect(address)), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_into_the_inner_network_is_refused() {
+        let resolve = |trusted: &[&str], allow_private| {
+            let trusted = trusted.iter().map(|host| (*host).to_owned()).collect();
+            PublicOnly { trusted, allow_private }.resolve("localhost".parse().expect("a name"))
+        };
+        let refused = resolve(&["elsewhere"], false).await.err().expect("refused");
+        assert!(refused.is::<PrivateAddress>());
+        assert!(resolve(&["localhost"], false).await.expect("named by the user").count() > 0);
+        assert!(resolve(&[], true).await.expect("allowed").count() > 0);
+    }
 }

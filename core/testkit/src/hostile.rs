@@ -23,10 +23,11 @@
 mod attack;
 mod watch;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ingest_core::{Error, Result};
@@ -142,10 +143,15 @@ impl Suite {
     async fn server(&self, attack: Attack, evil: String) -> HttpServer {
         let (honest, links) = (self.honest.clone(), self.links.clone());
         let served = Arc::new(AtomicUsize::new(0));
+        let first: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
         HttpServer::start(move |request| {
             let nth = served.fetch_add(1, Ordering::Relaxed);
             let page = match (attack.link(&evil), &links) {
                 (Some(link), Some(links)) => links(&request, &link),
+                _ if attack == Attack::SamePageForEver => {
+                    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                    first.entry(request.path.clone()).or_insert_with(|| honest(&request)).clone()
+                }
                 _ => honest(&request),
             };
             let response = attack.answer(&request, nth, page, &evil);
