@@ -604,31 +604,38 @@ fn read_decimal(bytes: &[u8], precision: u8, scale: i8) -> Result<Option<i128>> 
     if sign & 0xC000 == 0xC000 {
         return Ok(None);
     }
+    // The last group counts 10000^(weight - count + 1); the column counts 10^-scale.
+    let group = |i: usize| u64::from(u16::from_be_bytes([groups[2 * i], groups[2 * i + 1]]));
+    // The server sends no groups of zeros at the end; others might.
+    let count = (0..count).rev().find(|i| group(*i) != 0).map_or(0, |i| i + 1);
     if count == 0 {
         return Ok(Some(0));
     }
-    let mut groups = groups.chunks_exact(2).map(|group| u64::from(u16::from_be_bytes([group[0], group[1]])));
-    let magnitude = if count <= 4 {
-        i128::from(groups.fold(0_u64, |sum, group| sum * 10_000 + group))
-    } else {
-        let sum = groups.try_fold(0_i128, |sum, group| sum.checked_mul(10_000)?.checked_add(i128::from(group)));
-        match sum {
-            Some(sum) => sum,
-            // Only zeros could follow digits that already fill 38 places, and the server sends no trailing zeros.
-            None => return Ok(None),
-        }
-    };
-    // The last group counts 10000^(weight - count + 1); the column counts 10^-scale.
     let exponent = 4 * (weight - i32::try_from(count).unwrap_or(i32::MAX - 4) + 1) + i32::from(scale);
-    let power = POWERS.get(exponent.unsigned_abs() as usize);
-    let value = match (power, exponent >= 0) {
-        (Some(power), true) => magnitude.checked_mul(*power),
-        (Some(power), false) => (magnitude % power == 0).then(|| magnitude / power),
-        (None, _) => None,
+    // Digits behind those of the column must be zeros, and fewer than a group: the last group is not zero.
+    let (shift, last) = match usize::try_from(-exponent) {
+        Ok(behind @ 1..4) if group(count - 1) % SMALL[behind] == 0 => (4 - behind, group(count - 1) / SMALL[behind]),
+        Ok(1..) => return Ok(None),
+        _ => (4, group(count - 1)),
     };
-    let value = value.filter(|value| POWERS.get(usize::from(precision)).is_some_and(|limit| value < limit));
+    let magnitude = if count <= 4 {
+        let before = (0..count - 1).fold(0, |sum, i| sum * 10_000 + group(i));
+        Some(i128::from(before * SMALL[shift] + last))
+    } else {
+        let before = (0..count - 1)
+            .try_fold(0_i128, |sum, i| sum.checked_mul(10_000)?.checked_add(i128::from(group(i))));
+        before.and_then(|sum| sum.checked_mul(i128::from(SMALL[shift]))?.checked_add(i128::from(last)))
+    };
+    let power = POWERS.get(usize::try_from(exponent).unwrap_or(0));
+    let value = magnitude
+        .zip(power)
+        .and_then(|(magnitude, power)| magnitude.checked_mul(*power))
+        .filter(|value| POWERS.get(usize::from(precision)).is_some_and(|limit| value < limit));
     Ok(value.map(|value| if sign == 0x4000 { -value } else { value }))
 }
+
+/// Powers of ten within a group.
+const SMALL: [u64; 5] = [1, 10, 100, 1_000, 10_000];
 
 #[cfg(test)]
 mod tests {
@@ -651,6 +658,9 @@ mod tests {
         assert_eq!(read(&[2, 0, 0, 4, 1, 1], 10, 2), None, "too many digits behind the point");
         let nines = [10, 9, 0, 0, 99, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999];
         assert_eq!(read(&nines, 38, 0), Some(POWERS[38] - 1));
+        let behind = [10, 0xffff, 0, 38, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9900];
+        assert_eq!(read(&behind, 38, 38), Some(POWERS[38] - 1));
+        assert_eq!(read(&[2, 1, 0, 0, 7, 0], 10, 2), Some(7_000_000), "a group of zeros at the end");
         assert!(read_decimal(&[0, 1], 10, 2).is_err());
     }
 

@@ -65,6 +65,7 @@ pub(crate) struct Connection {
     /// Process id and key: what a cancel request names.
     backend: Option<(i32, i32)>,
     version: u32,
+    encoding: String,
     running: bool,
     copied: Option<u64>,
     copy_done: bool,
@@ -87,6 +88,7 @@ impl Connection {
             got: 0,
             backend: None,
             version: 0,
+            encoding: String::new(),
             running: false,
             copied: None,
             copy_done: false,
@@ -95,7 +97,11 @@ impl Connection {
         connection.start_up().await?;
         connection.authenticate().await?;
         connection.settle().await?;
-        let session = connection.server.session();
+        let mut session = connection.server.session();
+        if connection.encoding == "SQL_ASCII" {
+            // The server cannot convert what it does not know, and would refuse the rows: they come as they are.
+            session.push_str("; SET client_encoding TO 'SQL_ASCII'");
+        }
         connection.query(&session).await?;
         Ok(connection)
     }
@@ -501,8 +507,10 @@ impl Connection {
             match tag {
                 b'S' => {
                     let mut parts = body.split(|b| *b == 0).map(String::from_utf8_lossy);
-                    if parts.next().as_deref() == Some("server_version") {
-                        self.version = parts.next().map_or(0, |text| version_number(&text));
+                    match (parts.next().as_deref(), parts.next()) {
+                        (Some("server_version"), Some(text)) => self.version = version_number(&text),
+                        (Some("server_encoding"), Some(text)) => self.encoding = text.into_owned(),
+                        _ => {}
                     }
                 }
                 b'K' => {

@@ -2,3 +2,4 @@
 
 mod loads;
 mod support;
+mod types;

@@ -166,10 +166,10 @@ pub fn texts(batches: &[RecordBatch], column: &str) -> Vec<Option<String>> {
             texts.extend(std::iter::repeat_n(None, batch.num_rows()));
             continue;
         };
-        let formatter = ArrayFormatter::try_new(array, &options).expect("a printable type");
-        for row in 0..batch.num_rows() {
-            texts.push((!array.is_null(row)).then(|| formatter.value(row).to_string()));
-        }
+        // Named zones cannot be printed without a database of zones.
+        let formatter = ArrayFormatter::try_new(array, &options).ok();
+        let text = |row| formatter.as_ref().map_or("?".to_owned(), |formatter| formatter.value(row).to_string());
+        texts.extend((0..batch.num_rows()).map(|row| (!array.is_null(row)).then(|| text(row))));
     }
     texts
 }
