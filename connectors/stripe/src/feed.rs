@@ -87,8 +87,8 @@ impl Place {
 
     /// The first second that is still to be listed.
     fn from(&self) -> i64 {
-        // Where a second had too many events to be named it counts as over.
-        if self.nth as usize == self.seen.len() { self.through } else { self.through + 1 }
+        // Where a second had too many events to be named it counts as over; so does the one before a feed begins.
+        if usize::try_from(self.nth) == Ok(self.seen.len()) { self.through } else { self.through + 1 }
     }
 
     fn position(&self) -> Position {
@@ -112,7 +112,7 @@ pub(crate) async fn follow(
     let feed = Feed { stripe, account, types: types(&defs), defs };
     let mut apply = Apply::new(stripe, account, streams)?;
     let mut length = head.saturating_sub(place.from());
-    while place.from() <= head && place.through < head {
+    while place.through < head {
         let to = head.min(place.from().saturating_add(length.max(0)));
         let events = match feed.window(place.from(), to, &place.seen).await? {
             Window::Whole(events) => events,

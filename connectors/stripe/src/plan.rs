@@ -87,8 +87,7 @@ impl Planner<'_> {
         let id = feed_id(account.as_deref());
         let Some(Position::Events { through, .. }) = selected.positions.get(&id) else {
             self.list(def, selected, &account, self.start(), self.now);
-            let start = Position::Events { through: self.now, nth: 0, seen: Vec::new() };
-            self.leave(selected, id, start);
+            self.leave(selected, id, Position::feed_from(self.now));
             self.listed(def, selected, &account);
             self.begun = true;
             return Ok(());
@@ -283,7 +282,7 @@ mod tests {
         );
         assert!(plan.more, "changes during the load follow at once");
         for stream in plan.then.values() {
-            assert_eq!(stream[&SliceId::from("events")], Some(events(NOW)));
+            assert_eq!(stream[&SliceId::from("events")], Some(Position::feed_from(NOW)));
         }
     }
 

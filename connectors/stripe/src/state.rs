@@ -51,11 +51,18 @@ pub enum Position {
     Events {
         /// Seconds since 1970.
         through: i64,
-        /// How many events of that second have been seen.
+        /// How many events of that second have been seen. More than are named: the second is over.
         nth: u64,
         /// Their ids: one that turns up in the same second later is read, these are not read again.
         seen: Vec<String>,
     },
+}
+
+impl Position {
+    /// The start of a feed: all events of `second` and later.
+    pub(crate) fn feed_from(second: i64) -> Self {
+        Self::Events { through: second.saturating_sub(1), nth: u64::MAX, seen: Vec::new() }
+    }
 }
 
 impl Cursor for Position {
@@ -116,7 +123,8 @@ mod tests {
         let oldest = row_seq(t0, 1_400_000_000);
         assert!(event_seq(t0 - 2, u64::MAX) < newest);
         assert!(newest < oldest, "the newest object is read first");
-        assert!(oldest < event_seq(t0, 0), "where the feed starts");
+        assert!(Some(&oldest) <= Position::feed_from(t0).seq().as_ref(), "where the feed starts");
+        assert!(Position::feed_from(t0).seq() < Some(event_seq(t0, 1)));
         assert!(event_seq(t0, 1) < event_seq(t0, 2) && event_seq(t0, 2) < event_seq(t0 + 1, 1));
     }
 

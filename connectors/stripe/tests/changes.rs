@@ -53,8 +53,19 @@ async fn stand_in_random_changes_between_runs_end_equal_to_the_server() {
     for path in paths {
         lab.server.seed(path, 700, NOW - 40 * 86_400, NOW - 100);
     }
-    let streams = ["customers", "invoices", "invoice_line_items", "subscriptions", "subscription_items", "charges",
-        "products", "prices", "refunds", "transfers", "transfer_reversals"];
+    let streams = [
+        "customers",
+        "invoices",
+        "invoice_line_items",
+        "subscriptions",
+        "subscription_items",
+        "charges",
+        "products",
+        "prices",
+        "refunds",
+        "transfers",
+        "transfer_reversals",
+    ];
     let mut lake = Lake::default();
     for round in 0..6 {
         lake.run(&lab.open().await, &streams).await.unwrap();
@@ -74,9 +85,11 @@ async fn stand_in_random_changes_between_runs_end_equal_to_the_server() {
     for path in paths {
         assert_same(&lake, path, &lab.server.truth(path), &["status", "amount", "email"]);
     }
-    for (stream, path) in [("invoice_line_items", "invoices"), ("subscription_items", "subscriptions"),
-        ("transfer_reversals", "transfers")]
-    {
+    for (stream, path) in [
+        ("invoice_line_items", "invoices"),
+        ("subscription_items", "subscriptions"),
+        ("transfer_reversals", "transfers"),
+    ] {
         let truth = lab.server.state().account("").nested_truth(path);
         assert!(!truth.is_empty(), "{stream}");
         assert_same(&lake, stream, &truth, &["amount"]);

@@ -52,7 +52,7 @@ impl Lab {
         config.endpoint = Some(server.url().to_owned());
         // The pauses of a test; what is decided by them is tested with the client.
         config.retry = Some(ingest_http::Retry {
-            attempts: 6,
+            attempts: 12,
             pause: std::time::Duration::from_millis(1),
             throttled_pause: std::time::Duration::from_millis(1),
             ..ingest_http::Retry::default()
@@ -121,13 +121,7 @@ impl Lake {
     }
 
     /// The same, killed right after the `marks`-th mark was committed by the first table of its slice alone.
-    pub async fn run_until(
-        &mut self,
-        stripe: &Stripe,
-        streams: &[&str],
-        mode: Mode,
-        marks: usize,
-    ) -> Result<Ended> {
+    pub async fn run_until(&mut self, stripe: &Stripe, streams: &[&str], mode: Mode, marks: usize) -> Result<Ended> {
         let mut left = marks;
         for _ in 0..10 {
             if self.plan.is_none() {
@@ -175,8 +169,14 @@ impl Lake {
         let mut planned = Planned { slices: vec![], then: BTreeMap::new(), more: false };
         for streams in groups.into_values() {
             let now = stripe_now(stripe);
-            let request =
-                PlanRequest { streams, intent: Intent::Here, slice_bytes: 64 << 20, min_slices: 1, interval: None, now };
+            let request = PlanRequest {
+                streams,
+                intent: Intent::Here,
+                slice_bytes: 64 << 20,
+                min_slices: 1,
+                interval: None,
+                now,
+            };
             let plan = stripe.plan(&request).await?;
             planned.slices.extend(plan.slices);
             planned.then.extend(plan.then);
@@ -198,7 +198,8 @@ impl Lake {
             true => table.positions.get(&slice.id).cloned(),
             false => table.open.get(&slice.id).cloned(),
         };
-        let open: Vec<&StreamName> = members.iter().filter(|name| !self.tables[*name].done.contains(&slice.id)).collect();
+        let open: Vec<&StreamName> =
+            members.iter().filter(|name| !self.tables[*name].done.contains(&slice.id)).collect();
         if open.is_empty() {
             return Ok(Ended::Whole);
         }

@@ -107,13 +107,14 @@ impl StripeServer {
 
     /// Stops the server's clock at a time, in seconds since 1970.
     pub fn freeze(&self, now: i64) {
-        self.state().now = Some(now);
+        self.state().freeze(now);
     }
 
     /// Moves a frozen clock on.
     pub fn advance(&self, seconds: i64) {
         let mut state = self.state();
-        state.now = Some(state.now() + seconds);
+        let now = state.now() + seconds;
+        state.freeze(now);
     }
 
     /// Adds an object of a list (`customers`, `issuing/cards`), now, with its event. Gives its id.

@@ -145,13 +145,19 @@ fn route(state: &State, request: &Request) -> Answer {
         return Err(Refusal::new(403, error));
     }
     let at = At { state, account, request };
-    match rest.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>()[..] {
+    let parts: Vec<String> = rest.split('/').filter(|part| !part.is_empty()).map(decoded).collect();
+    match parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => at.list(kind),
         [id] => at.one(kind, id),
         [id, "payment_methods"] if kind.path == "customers" => at.methods_of(id),
         [id, field] => at.nested(kind, id, field),
         _ => Err(unknown()),
     }
+}
+
+fn decoded(part: &str) -> String {
+    let pair = format!("part={}", part.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// The list that a path begins with, and what follows.

@@ -18,7 +18,7 @@ type Change = Box<dyn FnOnce(&mut State) + Send>;
 /// All objects of all accounts, and what shall go wrong.
 #[derive(Default)]
 pub struct State {
-    pub(super) now: Option<i64>,
+    now: Option<i64>,
     accounts: BTreeMap<String, Objects>,
     pub(super) restricted: BTreeMap<String, String>,
     pub(super) faults: VecDeque<Fault>,
@@ -69,6 +69,11 @@ impl State {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
         })
+    }
+
+    /// Stops the clock at a time.
+    pub fn freeze(&mut self, now: i64) {
+        self.now = Some(now);
     }
 
     /// An account: `""` is the owner of the key, others are connected and made when they are first named.
@@ -217,7 +222,9 @@ impl Account<'_> {
     /// What the lake must hold of a list, by id; of the events, those that are still kept.
     pub fn truth(&self, path: &str) -> BTreeMap<String, Value> {
         let mut truth = BTreeMap::new();
-        for row in self.state.table(&self.id, path).into_iter().flat_map(|table| table.rows.values()) {
+        let kept = if path == "events" { self.state.events_shown().0 } else { i64::MIN };
+        let rows = self.state.table(&self.id, path).into_iter().flat_map(|table| &table.rows);
+        for (_, row) in rows.filter(|((created, _), _)| created.0 >= kept) {
             truth.insert(row.value["id"].as_str().unwrap_or_default().to_owned(), row.value.clone());
         }
         truth
