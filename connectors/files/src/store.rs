@@ -412,7 +412,12 @@ fn fault_error(fault: Fault, path: &str) -> Error {
 
 /// An error of an object store, without the queries of its URLs: they may hold signatures.
 pub fn store_error(error: object_store::Error, message: &str) -> Error {
+    let text = without_queries(&error.to_string());
     let kind = match &error {
+        // Refused listings come without a class; the status is in the text alone.
+        object_store::Error::Generic { .. } if text.contains("status 403") => ErrorKind::PermissionDenied,
+        object_store::Error::Generic { .. } if text.contains("status 401") => ErrorKind::Unauthenticated,
+        object_store::Error::Generic { .. } if text.contains("status 404") => ErrorKind::NotFound,
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
         object_store::Error::PermissionDenied { .. } => ErrorKind::PermissionDenied,
         object_store::Error::Unauthenticated { .. } => ErrorKind::Unauthenticated,
@@ -421,7 +426,7 @@ pub fn store_error(error: object_store::Error, message: &str) -> Error {
         object_store::Error::UnknownConfigurationKey { .. } => ErrorKind::ConfigInvalid,
         _ => ErrorKind::Unavailable,
     };
-    let error = Error::new(kind, message).caused_by(without_queries(&error.to_string()));
+    let error = Error::new(kind, message).caused_by(text);
     match kind {
         ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => {
             error.hint("the credentials need the rights to list and to read below `path`")

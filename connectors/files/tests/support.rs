@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use arrow_array::RecordBatch;
-use ingest_connector_files::{Files, Position, Work};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{DataType, TimeUnit};
+use ingest_connector_files::{Files, Work};
 use ingest_core::{
     BadRecord, Builtin, Context, Done, Error, Event, Factory, Intent, Json, Mode, PlanRequest, RawOut, Region, Result,
     Selected, Selection, Slice, SliceId, Source, Stored, Stream, StreamName, async_trait,
@@ -77,10 +82,17 @@ impl Table {
 pub(crate) fn rows(batch: &RecordBatch) -> Vec<Json> {
     let options = arrow_cast::display::FormatOptions::default();
     let schema = batch.schema();
-    let formatters: Vec<_> = batch
-        .columns()
+    // The formatter of this build knows no names of zones.
+    let zoned = |array: &ArrayRef| match array.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            Arc::new(array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("+00:00")) as ArrayRef
+        }
+        _ => array.clone(),
+    };
+    let columns: Vec<ArrayRef> = batch.columns().iter().map(zoned).collect();
+    let formatters: Vec<_> = columns
         .iter()
-        .map(|array| arrow_cast::display::ArrayFormatter::try_new(array.as_ref(), &options).expect("formatter"))
+        .map(|array| arrow_cast::display::ArrayFormatter::try_new(array, &options).expect("formatter"))
         .collect();
     (0..batch.num_rows())
         .map(|row| {
@@ -250,8 +262,4 @@ pub(crate) async fn load(source: &dyn Source, name: &str) -> Table {
 /// Reads a slice's work as the connector writes it.
 pub(crate) fn work(slice: &Slice<Json>) -> Work {
     serde_json::from_value(slice.work.clone()).expect("work")
-}
-
-pub(crate) fn position(stored: &Stored) -> Position {
-    serde_json::from_value(stored.at.clone()).expect("position")
 }

@@ -5,6 +5,7 @@ use std::io::BufReader;
 use arrow_avro::reader::{Reader, ReaderBuilder};
 use arrow_schema::SchemaRef;
 
+use super::blocks::Blocks;
 use super::conform::Conform;
 use super::{Sink, Target};
 use crate::config::StreamOptions;
@@ -32,9 +33,15 @@ pub fn schema(reading: &Reading, options: &StreamOptions, limits: Limits) -> Res
     Ok(open(reading, options, limits)?.schema())
 }
 
-fn open(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Reader<BufReader<Input>>, Fault> {
-    let input = Input::open(reading, options, limits)?;
-    ReaderBuilder::new().with_batch_size(ROWS).build(BufReader::with_capacity(CHUNK, input)).map_err(damaged)
+fn open(
+    reading: &Reading,
+    options: &StreamOptions,
+    limits: Limits,
+) -> Result<Reader<BufReader<Blocks<BufReader<Input>>>>, Fault> {
+    let input = BufReader::with_capacity(CHUNK, Input::open(reading, options, limits)?);
+    // A block holds many records; the ceiling of one record is far too low for it only where it was lowered.
+    let blocks = Blocks::open(input, (limits.record as u64).max(64 << 20))?;
+    ReaderBuilder::new().with_batch_size(ROWS).build(BufReader::with_capacity(CHUNK, blocks)).map_err(damaged)
 }
 
 fn damaged(error: arrow_schema::ArrowError) -> Fault {

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+};
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::Target;
 use crate::store::Fault;
@@ -132,14 +136,16 @@ fn fit(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Fault> {
         return Ok(new_null_array(to, array.len()));
     }
     let options = CastOptions { safe: true, format_options: FormatOptions::default() };
-    let cast = cast_with_options(array, to, &options)?;
+    let array = &named_by_offset(array);
+    let from = array.data_type();
+    // What cannot be cast does not fit: it is put aside as it is.
+    let Ok(cast) = cast_with_options(array, to, &options) else { return Ok(new_null_array(to, array.len())) };
     if &plain(from) == to || !can_cast_types(to, from) {
         return Ok(cast);
     }
     // Casts round and cut in silence: only what comes back as it went is kept.
-    let back = cast_with_options(&cast, from, &options)?;
-    let same = arrow_ord::cmp::not_distinct(&back, array);
-    match same {
+    let Ok(back) = cast_with_options(&cast, from, &options) else { return Ok(new_null_array(to, array.len())) };
+    match arrow_ord::cmp::not_distinct(&back, array) {
         Ok(same) if same.true_count() == array.len() => Ok(cast),
         Ok(same) => {
             let lost = arrow::compute::not(&same)?;
@@ -157,13 +163,35 @@ fn put_aside(
     is_lost: impl Fn(usize) -> bool,
 ) -> Result<(), Fault> {
     let options = FormatOptions::default();
-    let texts = ArrayFormatter::try_new(array.as_ref(), &options)?;
+    let array = named_by_offset(array);
+    let unfit = |_| Fault::Damaged(format!("its column {column} does not fit the table and cannot be written as text"));
+    let texts = ArrayFormatter::try_new(array.as_ref(), &options).map_err(unfit)?;
     for row in (0..array.len()).filter(|row| is_lost(*row)) {
         let object = rescued.entry(row).or_default();
         object.push(if object.is_empty() { '{' } else { ',' });
         object.push_str(&serde_json::Value::from(column).to_string());
         object.push(':');
-        object.push_str(&serde_json::Value::from(texts.value(row).try_to_string()?).to_string());
+        object.push_str(&serde_json::Value::from(texts.value(row).try_to_string().map_err(unfit)?).to_string());
     }
     Ok(())
+}
+
+/// Timestamps in `UTC` as timestamps in `+00:00`: the formatter of this build knows no names of zones.
+fn named_by_offset(array: &ArrayRef) -> ArrayRef {
+    let DataType::Timestamp(unit, Some(zone)) = array.data_type() else { return array.clone() };
+    if !zone.eq_ignore_ascii_case("UTC") {
+        return array.clone();
+    }
+    match unit {
+        TimeUnit::Second => Arc::new(array.as_primitive::<TimestampSecondType>().clone().with_timezone("+00:00")),
+        TimeUnit::Millisecond => {
+            Arc::new(array.as_primitive::<TimestampMillisecondType>().clone().with_timezone("+00:00"))
+        }
+        TimeUnit::Microsecond => {
+            Arc::new(array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("+00:00"))
+        }
+        TimeUnit::Nanosecond => {
+            Arc::new(array.as_primitive::<TimestampNanosecondType>().clone().with_timezone("+00:00"))
+        }
+    }
 }

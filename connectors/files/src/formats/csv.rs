@@ -201,11 +201,10 @@ impl Buffer {
             sink.bad(path, &describe(bad, width), record)?;
         }
         self.tokens.bad.clear();
-        let ends: Vec<usize> =
-            self.tokens.records.iter().skip(1).map(|r| r.1 as usize).chain([self.tokens.consumed]).collect();
-        let mut keep = Vec::with_capacity(ends.len());
-        for ((line, start), end) in self.tokens.records.iter().zip(&ends) {
-            let record = stretch.get(*start as usize..*end).unwrap_or_default();
+        let mut keep = Vec::with_capacity(self.tokens.records.len());
+        for ((line, start), fields) in self.tokens.records.iter().zip(self.tokens.fields.chunks(width.max(1))) {
+            let end = fields.last().map_or(0, |field| field.range().end);
+            let record = stretch.get(*start as usize..end).unwrap_or_default();
             match std::str::from_utf8(record) {
                 Ok(_) => keep.push(true),
                 Err(e) => {

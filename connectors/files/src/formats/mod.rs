@@ -1,6 +1,7 @@
 //! Files to record batches. Blocking: everything here runs on threads of its own.
 
 pub mod avro;
+pub mod blocks;
 pub mod conform;
 pub mod csv;
 pub mod elements;
