@@ -53,6 +53,8 @@ def with_duckdb(table):
         folder = os.path.join(os.path.dirname(package.__file__), "extensions", version)
         connection.load_extension(os.path.join(folder, f"{name}.duckdb_extension"))
 
+    # It would be drawn between the rows once a query takes two seconds.
+    connection.execute("SET enable_progress_bar = false")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET autoinstall_known_extensions = false")
     if table.startswith("s3://"):
