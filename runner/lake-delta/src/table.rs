@@ -136,6 +136,19 @@ impl Table for DeltaTable {
         self.live_sorted().await
     }
 
+    async fn files_at(&self, app: &str, number: i64) -> Result<Option<Vec<DataFile>>> {
+        // Newest first: what somebody goes back to is rarely far away, and the log ends where it was cleaned.
+        for version in (0..=self.snapshot.version()).rev() {
+            let Some(lines) = self.log.commit(version, false).await? else { return Ok(None) };
+            if lines.iter().filter_map(|line| line.txn.as_ref()).any(|txn| txn.app_id == app && txn.version == number) {
+                let files = self.log.files(version).await?;
+                let columns = self.snapshot.partition_by();
+                return Ok(Some(files.live.values().map(|add| add.data_file(columns)).collect()));
+            }
+        }
+        Ok(None)
+    }
+
     async fn read(&self, limit: usize) -> Result<Vec<RecordBatch>> {
         let state = &self.snapshot.state;
         check_readable(&state.protocol, &state.metadata).map_err(|e| e.with("table", &self.log.folder))?;
