@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
+use ingest_core::config::Tls;
 use ingest_core::{Clock, Context, Error, ErrorKind, Rate, Result};
 use ingest_http::{Auth, ClientConfig, Dialect, HttpClient, Refusal, Reply, Timeouts};
 use serde::Deserialize;
@@ -37,7 +38,9 @@ impl Api {
         http.headers.push(("Stripe-Version".into(), config.api_version.clone()));
         http.timeouts = Timeouts::of(config.timeout.0);
         http.in_flight = usize::from(config.concurrency);
-        http.danger_plaintext = config.danger_plaintext;
+        http.danger_plaintext = config.danger_plaintext || config.tls == Some(Tls::DangerPlaintext);
+        http.tls.mode = config.tls;
+        http.tls.ca = config.tls_ca.clone();
         http.dialect = Arc::new(StripeErrors);
         if let Some(retry) = config.retry {
             http.retry = retry;

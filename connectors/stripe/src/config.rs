@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use ingest_core::config::Span;
+use ingest_core::config::{Span, Tls};
 use ingest_core::schemars::{Schema, SchemaGenerator, json_schema};
 use ingest_core::{Error, JsonSchema, Result, Secret};
 use serde::{Deserialize, Deserializer};
@@ -55,7 +55,12 @@ pub struct StripeConfig {
     pub concurrency: u16,
     /// How long silence of the server is borne, in one attempt of a call. Default: `30s`.
     pub timeout: Span,
-    /// Lets plain HTTP leave this machine. Anyone on the way can then read the key.
+    /// How the connection is protected. Left out, certificates are checked fully; plain HTTP stays on this machine.
+    pub tls: Option<Tls>,
+    /// Authorities to trust in place of the system's: PEM text, or the path of a PEM file.
+    pub tls_ca: Option<String>,
+    /// Lets plain HTTP leave this machine, as `tls: danger_plaintext` does.
+    /// Anyone on the way can then read the key.
     pub danger_plaintext: bool,
     /// How calls are repeated; tests make the pauses short.
     #[doc(hidden)]
@@ -81,6 +86,8 @@ impl Default for StripeConfig {
             endpoint_rate: None,
             concurrency: 8,
             timeout: Span::seconds(30),
+            tls: None,
+            tls_ca: None,
             danger_plaintext: false,
             retry: None,
         }

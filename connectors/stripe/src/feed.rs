@@ -4,7 +4,7 @@
 //! event was made, so each object is read again. Stripe lists events newest first, so the feed goes from window to
 //! window; inside one, only the latest event of an object counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ingest_core::{Done, Error, ErrorKind, Out, Result, StreamName};
 use ingest_http::PageGuard;
@@ -151,6 +151,7 @@ enum Window {
 impl Feed<'_> {
     /// The events of `[from, to]`, but for those that were seen.
     async fn window(&self, from: i64, to: i64, seen: &[String]) -> Result<Window> {
+        let seen: HashSet<&str> = seen.iter().map(String::as_str).collect();
         let (mut events, mut bytes) = (Vec::new(), 0);
         let (mut after, mut guard): (Option<String>, _) = (None, PageGuard::new());
         loop {
@@ -172,7 +173,7 @@ impl Feed<'_> {
             let page = self.page(&body)?;
             after = page.last;
             for event in page.events {
-                if !seen.contains(&event.id) || event.created != from {
+                if event.created != from || !seen.contains(event.id.as_str()) {
                     bytes += event.payload.as_ref().map_or(0, String::len);
                     events.push(event);
                 }

@@ -43,12 +43,12 @@ pub(crate) async fn read(
     let field = outputs.nested.first().and_then(|(_, entries)| nested_field(entries.def));
     let account = if def.platform { None } else { work.account.clone() };
     let mut walk = Walk::new(List { api: stripe.api.clone(), def, account, field }, work.from, to);
-    let mut order = Order::default();
+    let (mut order, mut told) = (Order::default(), false);
     while let Some(page) = walk.next().await? {
         if let Some(below) = order.done_before(&page.objects) {
             out.mark(&Position::List { below, at: work.at }).await?;
         }
-        if order.broken {
+        if order.broken && !std::mem::replace(&mut told, true) {
             tracing::warn!(stream = def.name, "a list is not in the order of creation; it cannot be resumed inside");
         }
         outputs.page(stripe, &page, out).await?;

@@ -59,6 +59,13 @@ struct Rest {
     after: Option<Place>,
 }
 
+impl Rest {
+    /// The second in which it begins.
+    fn edge(&self) -> i64 {
+        self.after.as_ref().map_or(self.to, |place| place.created)
+    }
+}
+
 enum Message {
     Page(Page),
     /// The part is read; `Some` = it stopped after its number of pages, and the list goes on there.
@@ -67,6 +74,7 @@ enum Message {
 
 struct Part {
     pages: mpsc::Receiver<Result<Message>>,
+    to: i64,
     full: usize,
     /// Whether it has a lower bound of its own.
     window: bool,
@@ -87,6 +95,8 @@ pub(crate) struct Walk {
     covered: VecDeque<i64>,
     /// The last window held not even a page: how far the next objects are is open.
     sparse: bool,
+    /// An object did not say when it was created: the list cannot be cut by time.
+    undated: bool,
 }
 
 impl Walk {
@@ -102,6 +112,7 @@ impl Walk {
             started: 0,
             covered: VecDeque::new(),
             sparse: false,
+            undated: false,
         }
     }
 
@@ -114,6 +125,7 @@ impl Walk {
                 part.pages.recv().await.unwrap_or_else(|| Err(Error::unexpected("a part of a list vanished")));
             match message? {
                 Message::Page(page) => {
+                    self.undated |= page.objects.iter().any(|object| object.created == 0);
                     if page.more {
                         part.full += 1;
                         self.full += 1;
@@ -125,10 +137,10 @@ impl Walk {
                 }
                 Message::End(after) => {
                     self.sparse = part.window && part.full == 0;
-                    self.parts.pop_front();
-                    if let Some(after) = after {
-                        self.rest = Some(Rest { to: after.created, after: Some(after) });
+                    if after.is_some() {
+                        self.rest = Some(Rest { to: part.to, after });
                     }
+                    self.parts.pop_front();
                 }
             }
         }
@@ -145,11 +157,11 @@ impl Walk {
 
     fn start_parts(&mut self) -> Result<()> {
         while let Some(rest) = self.rest.take() {
-            let known = self.full >= RUN && !self.sparse;
+            let known = self.full >= RUN && !self.sparse && !self.undated;
             if known && self.started + 1 < self.full && self.parts.len() < AT_ONCE {
                 let pages = self.covered.len().max(1) as i64;
                 let length = (self.covered.iter().sum::<i64>() * PAGES_AHEAD / pages).max(1);
-                let from = rest.to.saturating_sub(length - 1);
+                let from = rest.edge().saturating_sub(length - 1);
                 let last = self.from.is_some_and(|bound| bound >= from);
                 let from = if last { self.from } else { Some(from) };
                 self.start(from, rest, None)?;
@@ -172,7 +184,8 @@ impl Walk {
     fn start(&mut self, from: Option<i64>, rest: Rest, pages: Option<usize>) -> Result<()> {
         let (send, receive) = mpsc::channel(WAITING);
         let reader = Pages::new(self.list.api.clone(), self.list.def, self.list.account.clone(), self.list.field)?;
-        let part = Reading { list: self.list.clone(), reader, from, to: rest.to, after: rest.after, pages };
+        let to = rest.to;
+        let part = Reading { list: self.list.clone(), reader, from, to, after: rest.after, pages };
         self.tasks.spawn(async move {
             if let Err(error) = part.run(&send).await {
                 // Nobody is there to take it when the walk was given up.
@@ -181,7 +194,7 @@ impl Walk {
         });
         // Parts that are done leave their handles here.
         while self.tasks.try_join_next().is_some() {}
-        self.parts.push_back(Part { pages: receive, full: 0, window: pages.is_none() });
+        self.parts.push_back(Part { pages: receive, to, full: 0, window: pages.is_none() });
         Ok(())
     }
 }
@@ -207,7 +220,7 @@ impl Reading {
                 Ok(body) => body,
                 // The object after which the list should go on was deleted, or is too old to be kept: again from its
                 // second on, without what was given.
-                Err(error) if error.kind() == ErrorKind::NotFound && named && self.after.is_some() => {
+                Err(error) if error.kind() == ErrorKind::NotFound && named && self.dated() => {
                     in_vain += 1;
                     if in_vain > LOST_IN_VAIN {
                         return Err(error.hint("the list loses its place again and again; run once more"));
@@ -250,12 +263,20 @@ impl Reading {
         if let Some(from) = self.from {
             query.push(("created[gte]", from.to_string()));
         }
-        let to = self.after.as_ref().map_or(self.to, |place| place.created);
-        query.push(("created[lte]", to.to_string()));
-        if let Some(place) = self.after.as_ref().filter(|_| named) {
-            query.push(("starting_after", place.id.clone()));
+        match &self.after {
+            Some(place) if named => {
+                query.push(("created[lte]", self.to.to_string()));
+                query.push(("starting_after", place.id.clone()));
+            }
+            Some(place) => query.push(("created[lte]", place.created.to_string())),
+            None => query.push(("created[lte]", self.to.to_string())),
         }
         api.list(account.as_deref(), def.path, def.path, &query).await
+    }
+
+    /// Whether the part stands after an object whose second is known.
+    fn dated(&self) -> bool {
+        self.after.as_ref().is_some_and(|place| place.created != 0)
     }
 
     /// The place after a page; `None` for an empty one.

@@ -109,12 +109,11 @@ async fn stand_in_events_too_old_for_the_next_page_end_the_list_of_events() {
 #[tokio::test]
 async fn stand_in_a_customer_deleted_while_its_payment_methods_are_listed_is_skipped() {
     let lab = Lab::start().await;
-    let mut server = lab.server.state();
     for i in 0..50 {
+        let mut server = lab.server.state();
         let customer = server.account("").insert("customers", json!({}), NOW - 1_000 + i);
         server.account("").insert("payment_methods", json!({"customer": customer}), NOW - 500);
     }
-    drop(server);
     let victim = lab.server.truth("customers").into_keys().next().unwrap();
     lab.server.before(5, move |state| state.account("").delete("customers", &victim));
     let mut lake = Lake::default();

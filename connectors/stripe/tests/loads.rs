@@ -113,14 +113,13 @@ async fn stand_in_nested_lists_are_followed_and_give_their_own_streams() {
 #[tokio::test]
 async fn stand_in_payment_methods_come_from_each_customer() {
     let lab = Lab::start().await;
-    let mut server = lab.server.state();
     for i in 0..150 {
+        let mut server = lab.server.state();
         let customer = server.account("").insert("customers", json!({}), NOW - 10_000 + i);
         for _ in 0..(if i == 7 { 230 } else { i % 3 }) {
             server.account("").insert("payment_methods", json!({"customer": customer}), NOW - 5_000);
         }
     }
-    drop(server);
     let mut lake = Lake::default();
     lake.run(&lab.open().await, &["payment_methods"]).await.unwrap();
     assert_same(&lake, "payment_methods", &lab.server.truth("payment_methods"), &["customer"]);
@@ -180,6 +179,18 @@ async fn stand_in_secrets_of_objects_never_reach_a_row() {
             assert!(!row.contains("_secret_"), "{stream}: {row}");
         }
     }
+}
+
+#[tokio::test]
+async fn stand_in_objects_that_do_not_say_when_they_were_made_are_read_page_by_page() {
+    let lab = Lab::start().await;
+    for i in 0..730 {
+        lab.server.state().account("").insert("accounts", json!({"created": null}), NOW - i);
+    }
+    let mut lake = Lake::default();
+    lake.run(&lab.open().await, &["accounts"]).await.unwrap();
+    assert_same(&lake, "accounts", &lab.server.truth("accounts"), &[]);
+    assert_eq!(lake.rows("accounts"), 730);
 }
 
 #[tokio::test]
