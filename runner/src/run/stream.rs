@@ -271,8 +271,10 @@ impl StreamTask {
         if self.since.is_none() && !(self.group.files.is_empty() && self.group.quarantine.is_empty()) {
             self.since = Some(Instant::now());
         }
-        // A region is applied in a commit of its own rows, and large groups do not wait.
-        if regions_before || self.group_bytes >= self.shared.options.target_file_bytes.saturating_mul(8) {
+        // A region is applied in a commit of its own rows; large groups and old ones do not wait.
+        let old = self.since.is_some_and(|since| since.elapsed() >= self.shared.commit_interval);
+        let large = self.group_bytes >= self.shared.options.target_file_bytes.saturating_mul(8);
+        if regions_before || large || old {
             self.attempt_commit().await;
         }
     }
