@@ -313,7 +313,7 @@ fn refuse_unannounced(conform: &Conform, field: &Field, stored: &DataType) -> Re
         return Ok(());
     }
     let announced = conform.source.field_with_name(field.name())?;
-    if announced.data_type() == field.data_type() {
+    if announced.data_type() == field.data_type() || field.data_type() == &DataType::Null {
         return Ok(());
     }
     let named = stored_fields(&conform.stream, &Fields::from(vec![announced.clone()]))?;

@@ -99,8 +99,8 @@ pub struct Conform {
     storage: SchemaRef,
     widens: bool,
     changes: Vec<SchemaChange>,
-    /// The table's columns without ours, in the order in which `_ingest_absent` counts them.
-    data_columns: Vec<Arc<str>>,
+    /// Per column of the source: its place among the table's columns without ours, as `_ingest_absent` counts them.
+    absent_places: Vec<Option<usize>>,
     /// The source's columns in its order: name there, and name in the table if it has a place there.
     columns: Vec<(Arc<str>, Option<Arc<str>>)>,
     /// Stamps that are switched off, in a table that has their columns: null from now on.
@@ -250,19 +250,16 @@ impl Conform {
 
     /// Turns bits that count the source's columns into bits that count the table's.
     fn absent(&self, bits: ArrayRef) -> ArrayRef {
-        let places: Vec<Option<usize>> = self
-            .columns
-            .iter()
-            .map(|(_, stored)| self.data_columns.iter().position(|name| Some(name) == stored.as_ref()))
-            .collect();
+        let places = &self.absent_places;
         if bits.null_count() == bits.len() || places.iter().enumerate().all(|(i, place)| *place == Some(i)) {
             return bits;
         }
+        let bytes = places.iter().flatten().max().map_or(0, |last| last / 8 + 1);
         let came: &BinaryArray = bits.as_binary();
         let mut builder = BinaryBuilder::with_capacity(came.len(), came.value_data().len());
         for bits in came {
             builder.append_option(bits.map(|bits| {
-                let mut moved = vec![0_u8; self.data_columns.len().div_ceil(8)];
+                let mut moved = vec![0_u8; bytes];
                 for (i, place) in places.iter().enumerate() {
                     let is_set = bits.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1);
                     if let (true, Some(place)) = (is_set, place) {

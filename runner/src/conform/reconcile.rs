@@ -144,8 +144,8 @@ impl<'a> Comparison<'a> {
         self.changes.extend(added.map(|(column, r#type)| SchemaChange::Added { column, r#type, handling }));
         let missing = fields.missing.into_iter();
         self.changes.extend(missing.map(|(column, r#type)| SchemaChange::Missing { column, r#type }));
-        // With the added fields taken out of the question, what is left is a change of type.
-        if !holds(&merged, stored.data_type()) {
+        // With the added fields taken out of the question, what is left is a change of type. Nulls alone are of any type.
+        if source.data_type() != &DataType::Null && !holds(&merged, stored.data_type()) {
             let handling = match rule(stored.data_type(), &merged) {
                 Rule::Same | Rule::Widen | Rule::Text => Handling::Widened,
                 Rule::Never => Handling::Rescued,
@@ -182,7 +182,7 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        let data_columns: Vec<Arc<str>> = self.data.iter().map(|field| field.name().as_str().into()).collect();
+        let names: Vec<Arc<str>> = self.data.iter().map(|field| field.name().as_str().into()).collect();
         let storage = match self.input.table {
             Some(table) if !widens => Arc::clone(table),
             _ => Arc::new(Schema::new(self.data.into_iter().chain(ours).collect::<Vec<_>>())),
@@ -192,10 +192,11 @@ impl<'a> Comparison<'a> {
                 .with("stream", stream)
                 .hint("select at least one with `columns`, or switch a column of ours on with `added_columns`"));
         }
+        let absent_places = self.columns.iter().map(|(_, place)| *place).collect();
         let columns = self
             .columns
             .into_iter()
-            .map(|(source, place)| (source, place.map(|place| Arc::clone(&data_columns[place]))))
+            .map(|(source, place)| (source, place.map(|place| Arc::clone(&names[place]))))
             .collect();
         // What guards against loss is used wherever the table has it.
         let is_stamp = |name: &str| ![reserved::RESCUED, reserved::ABSENT].contains(&name);
@@ -209,7 +210,7 @@ impl<'a> Comparison<'a> {
             storage,
             widens,
             changes: self.changes,
-            data_columns,
+            absent_places,
             columns,
             constants: Constants::default(),
             layout: std::sync::Mutex::default(),

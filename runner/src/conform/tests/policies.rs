@@ -317,6 +317,21 @@ fn unannounced_type_is_converted_or_refused() {
 }
 
 #[test]
+fn column_of_nulls_alone_has_any_type() {
+    let nulls: ArrayRef = Arc::new(arrow_array::NullArray::new(2));
+    let table = table_of([("id", DataType::Int64)]);
+    let (announced, unknown) = (schema([("id", DataType::Int64)]), schema([("id", DataType::Null)]));
+    for policy in [Evolve, Freeze, Rescue, Fail] {
+        for source in [&announced, &unknown] {
+            let setting = Setting::new(source).table(&table).policy(policy);
+            assert_eq!(setting.reconcile().expect("no change").changes(), []);
+            let conformed = setting.batch(batch([("id", nulls.clone())])).expect("nulls");
+            assert_eq!((column(&conformed, "id").null_count(), conformed.rescued), (2, 0));
+        }
+    }
+}
+
+#[test]
 fn changes_are_told_in_words_and_as_json() {
     let change = SchemaChange::Retyped {
         column: "n".into(),
