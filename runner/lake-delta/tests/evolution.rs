@@ -10,6 +10,7 @@ use bytes::Bytes;
 use ingest_core::ErrorKind;
 use ingest_core::lake::{Commit, Removal};
 use ingest_lake_delta::DeltaFormat;
+use ingest_testkit::python;
 use object_store::path::Path;
 use serde_json::{Value, json};
 
@@ -229,47 +230,45 @@ async fn rows_of_append_only_and_change_feed_tables_are_not_removed() {
     }
 }
 
+/// Step 0 creates a partitioned table and appends to it, step 1 appends and makes a checkpoint.
+const DELTA_RS: &str = r#"
+import sys, pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+path, step = sys.argv[1], int(sys.argv[2])
+schema = pa.schema([("id", pa.int64()), ("name", pa.string())])
+if step == 0:
+    DeltaTable.create(path, schema, partition_by=["name"])
+ids = {0: [0, 1, 2], 1: [5]}[step]
+rows = pa.table([ids, [f"name {i}" for i in ids]], schema)
+write_deltalake(path, rows, mode="append", partition_by=["name"])
+if step == 1:
+    DeltaTable(path).create_checkpoint()
+"#;
+
 #[tokio::test]
 async fn a_table_of_delta_rs_is_opened_read_and_written_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FOLDER);
     std::fs::create_dir_all(&path).unwrap();
-    let url = url::Url::from_directory_path(&path).unwrap();
-    let columns = [("id", "long"), ("name", "string")].map(|(name, t)| {
-        deltalake::kernel::StructField::new(name, deltalake::kernel::DataType::Primitive(t_of(t)), true)
-    });
-    let theirs = deltalake::DeltaTable::try_from_url(url).await.unwrap();
-    let mut theirs = theirs.create().with_columns(columns).with_partition_columns(["name"]).await.unwrap();
-    use deltalake::writer::{DeltaWriter, RecordBatchWriter};
-    let mut writer = RecordBatchWriter::for_table(&theirs).unwrap();
-    writer.write(rows(0..3)).await.unwrap();
-    writer.flush_and_commit(&mut theirs).await.unwrap();
-
+    let arguments = |step| [path.to_str().unwrap(), step];
+    if python::run("python", DELTA_RS, &arguments("0"), &[]).await.is_none() {
+        return;
+    }
     let format = local(&folder);
     let mut ours = open(&format).await;
     assert_eq!(ids(ours.as_ref()).await, [0, 1, 2]);
     append(&mut ours, rows(3..5), Some(1)).await.unwrap();
     assert_eq!(ids(open(&format).await.as_ref()).await, [0, 1, 2, 3, 4]);
-    // And on by the other again.
-    let mut theirs = deltalake::open_table(url::Url::from_directory_path(&path).unwrap()).await.unwrap();
-    let mut writer = RecordBatchWriter::for_table(&theirs).unwrap();
-    writer.write(rows(5..6)).await.unwrap();
-    writer.flush_and_commit(&mut theirs).await.unwrap();
-    deltalake::checkpoints::create_checkpoint(&theirs, None).await.unwrap();
-    let log = path.join("_delta_log");
-    for version in 0..=2 {
-        std::fs::remove_file(log.join(format!("{version:020}.json"))).unwrap();
+    // And on by the other again; its checkpoint is all that is left of the log.
+    python::run("python", DELTA_RS, &arguments("1"), &[]).await;
+    let version = open(&format).await.version();
+    for version in 0..version {
+        std::fs::remove_file(path.join(format!("_delta_log/{version:020}.json"))).unwrap();
     }
-    let reader = open(&format).await;
+    let mut reader = open(&format).await;
     assert_eq!(ids(reader.as_ref()).await, [0, 1, 2, 3, 4, 5]);
     assert_eq!(reader.number(APP).await.unwrap(), Some(1));
-}
-
-fn t_of(name: &str) -> deltalake::kernel::PrimitiveType {
-    match name {
-        "long" => deltalake::kernel::PrimitiveType::Long,
-        _ => deltalake::kernel::PrimitiveType::String,
-    }
+    append(&mut reader, rows([6]), Some(2)).await.unwrap();
 }
 
 #[tokio::test]
