@@ -176,7 +176,7 @@ pub struct StreamOptions {
     /// What to do when the source's schema changes. Default: `evolve`.
     pub on_schema_change: Option<SchemaPolicy>,
     /// Data classes of columns: `pii`, `sensitive`, `restricted`.
-    pub classify: Option<BTreeMap<String, String>>,
+    pub classify: Option<BTreeMap<String, DataClass>>,
     /// How columns are masked. Not built in yet.
     pub mask: Option<Json>,
     /// Checks on the rows. Not built in yet.
@@ -190,9 +190,68 @@ pub struct StreamOptions {
     /// Keep deleted rows, marked. Not built in yet.
     pub soft_delete: Option<bool>,
     /// Risks that are accepted by name: `unsafe_cursor`.
+    #[schemars(with = "Option<Risks>")]
     pub accept: Option<OneOrMany>,
     /// Columns of ours that are switched off: `{_ingest_run_id: false}`.
+    #[schemars(with = "Option<AddedColumns>")]
     pub added_columns: Option<BTreeMap<String, bool>>,
+}
+
+/// What kind of data a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataClass {
+    /// Data about a person: name, e-mail, phone, address.
+    Pii,
+    /// Data that harms the business when it is known: revenue, margins, prices.
+    Sensitive,
+    /// Data that few may see: salaries, payments.
+    Restricted,
+}
+
+impl DataClass {
+    /// The word of the configuration and of the field metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pii => "pii",
+            Self::Sensitive => "sensitive",
+            Self::Restricted => "restricted",
+        }
+    }
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+enum Risk {
+    /// Rows may appear below what an incremental run has read, and would never be read.
+    UnsafeCursor,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+enum Risks {
+    One(Risk),
+    Many(Vec<Risk>),
+}
+
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its JSON Schema is used")]
+struct AddedColumns {
+    /// The run that wrote the row.
+    _ingest_run_id: Option<bool>,
+    /// When the row was written.
+    _ingested_at: Option<bool>,
+    /// `R` read, `I` inserted, `U` updated, `D` deleted.
+    _ingest_op: Option<bool>,
+    /// The order of the source, in change logs.
+    _ingest_seq: Option<bool>,
+    /// Which columns a row did not carry.
+    _ingest_absent: Option<bool>,
+    /// Fields that have no column, and values that do not fit theirs.
+    _ingest_rescued: Option<bool>,
 }
 
 #[derive(JsonSchema)]

@@ -1,11 +1,16 @@
 //! What a run does with each stream: the catalog and the configuration, made one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::{FieldRef, Schema, SchemaRef};
 use ingest_core::lake::Definition;
 use ingest_core::{
-    CursorColumn, Error, ErrorKind, Mode, Result, Safety, Selection, Spec, Stream, StreamName, WriteMode, nearest,
+    CLASS, CursorColumn, Error, ErrorKind, Mode, Result, Safety, Selection, Spec, Stream, StreamName, WriteMode,
+    nearest,
 };
 
-use crate::config::{SchemaPolicy, SourceConfig, StreamOptions};
+use crate::config::{DataClass, SchemaPolicy, SourceConfig, StreamOptions};
 
 /// A stream with everything that the configuration says of it, checked.
 #[derive(Debug, Clone)]
@@ -143,6 +148,9 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
             return Err(wrong(format!("there is no column \"{column}\" to partition by")));
         }
     }
+    if let Some(classes) = &options.classify {
+        stream.schema = classified(&stream, classes)?;
+    }
     if let Some(columns) = &options.columns {
         stream.schema = project(&stream, columns, cursor.as_ref())?;
     }
@@ -153,15 +161,38 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
     Ok(Target { stream, options, mode, write, cursor, policy })
 }
 
+/// The schema with the data classes that the configuration gives its columns.
+fn classified(stream: &Stream, classes: &BTreeMap<String, DataClass>) -> Result<SchemaRef> {
+    for column in classes.keys() {
+        if stream.schema.column_with_name(column).is_none() {
+            let names = stream.schema.fields().iter().map(|field| field.name().as_str());
+            let hint = nearest(column, names)
+                .map_or("`ingest discover` lists the columns".into(), |near| format!("did you mean \"{near}\"?"));
+            let message = format!("there is no column \"{column}\" to classify");
+            return Err(Error::config(message).with("stream", &stream.name).hint(hint));
+        }
+    }
+    let field = |field: &FieldRef| match classes.get(field.name()) {
+        Some(class) => {
+            let mut metadata = field.metadata().clone();
+            metadata.insert(CLASS.to_owned(), class.name().to_owned());
+            Arc::new(field.as_ref().clone().with_metadata(metadata))
+        }
+        None => Arc::clone(field),
+    };
+    let fields: Vec<FieldRef> = stream.schema.fields().iter().map(field).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, stream.schema.metadata().clone())))
+}
+
 /// The chosen columns, in the source's order; key and cursor are always among them.
-fn project(stream: &Stream, columns: &[String], cursor: Option<&CursorColumn>) -> Result<arrow_schema::SchemaRef> {
+fn project(stream: &Stream, columns: &[String], cursor: Option<&CursorColumn>) -> Result<SchemaRef> {
     let kept: Vec<usize> = (0..stream.schema.fields().len())
         .filter(|i| {
             let name = stream.schema.field(*i).name();
             columns.contains(name) || stream.key.contains(name) || cursor.is_some_and(|cursor| cursor.column == *name)
         })
         .collect();
-    Ok(std::sync::Arc::new(stream.schema.project(&kept)?))
+    Ok(Arc::new(stream.schema.project(&kept)?))
 }
 
 fn cursor(stream: &Stream, mode: Mode, options: &StreamOptions) -> Result<Option<CursorColumn>> {
@@ -195,7 +226,7 @@ fn cursor(stream: &Stream, mode: Mode, options: &StreamOptions) -> Result<Option
 
 impl Target {
     /// The definition of the table, where there is none yet.
-    pub fn definition(&self, storage: arrow_schema::SchemaRef) -> Definition {
+    pub fn definition(&self, storage: SchemaRef) -> Definition {
         Definition {
             schema: storage,
             partition_by: self.options.partition_by.clone().unwrap_or_default(),
