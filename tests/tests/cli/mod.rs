@@ -2,6 +2,8 @@
 
 mod canary;
 mod configuration;
+mod documentation;
+mod example;
 mod init;
 mod usage;
 mod verbs;
