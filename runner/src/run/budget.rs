@@ -22,7 +22,7 @@ impl Budget {
     /// Cuts `total` bytes for so many lanes: a quarter for batches on their way, the rest for encoders, uploads and the
     /// program itself.
     pub fn new(total: u64, lanes: usize) -> Self {
-        let queue_units = u32::try_from((total / 4).min(64 << 20) / UNIT).unwrap_or(u32::MAX).max(1);
+        let queue_units = u32::try_from((total / 4).min(32 << 20) / UNIT).unwrap_or(u32::MAX).max(1);
         Self { queue: Arc::new(Semaphore::new(queue_units as usize)), queue_units, lanes: lanes.max(1) as u64, total }
     }
 
@@ -45,6 +45,6 @@ impl Budget {
 
     /// What one writer may hold in memory.
     pub fn writer_bytes(&self) -> u64 {
-        (self.total / 4 / self.lanes).clamp(4 << 20, 32 << 20)
+        (self.total / 4 / self.lanes).clamp(4 << 20, 24 << 20)
     }
 }
