@@ -19,10 +19,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Cuts `total` bytes for so many lanes: a quarter for batches on their way, the rest for encoders, uploads and the
+    /// Cuts `total` bytes for so many lanes: an eighth for batches on their way, the rest for encoders, uploads and the
     /// program itself.
     pub fn new(total: u64, lanes: usize) -> Self {
-        let queue_units = u32::try_from((total / 4).min(32 << 20) / UNIT).unwrap_or(u32::MAX).max(1);
+        let queue_units = u32::try_from((total / 8).min(32 << 20) / UNIT).unwrap_or(u32::MAX).max(1);
         Self { queue: Arc::new(Semaphore::new(queue_units as usize)), queue_units, lanes: lanes.max(1) as u64, total }
     }
 
