@@ -21,7 +21,7 @@ pub(crate) struct Api {
     /// Per account, and per account and endpoint.
     rates: Option<(Rate, Rate)>,
     clock: Arc<dyn Clock>,
-    /// Seconds by which our clock is ahead of the server's; the least that was seen, since answers travel.
+    /// Seconds by which our clock was ahead of the server's when the last answer came.
     ahead: AtomicI64,
     page_size: u8,
 }
@@ -90,10 +90,19 @@ impl Api {
 
     /// The time in seconds: ours, or the server's where that is behind. What is fixed by it is over at the server.
     pub fn now(&self) -> i64 {
-        let now = self.clock.now_micros().div_euclid(1_000_000);
+        self.clock.now_micros().div_euclid(1_000_000) - self.ahead()
+    }
+
+    /// The same without the second by which an answer that travels makes us look ahead. It is for bounds that stay
+    /// behind the time anyway.
+    pub fn about_now(&self) -> i64 {
+        self.now() + self.ahead().min(1)
+    }
+
+    fn ahead(&self) -> i64 {
         match self.ahead.load(Ordering::Relaxed) {
-            UNKNOWN => now,
-            ahead => now - ahead.max(0),
+            UNKNOWN => 0,
+            ahead => ahead.max(0),
         }
     }
 
@@ -101,7 +110,7 @@ impl Api {
         let date = reply.header("date").and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok());
         if let Some(date) = date {
             let ahead = self.clock.now_micros().div_euclid(1_000_000) - date.timestamp();
-            self.ahead.fetch_min(ahead, Ordering::Relaxed);
+            self.ahead.store(ahead, Ordering::Relaxed);
         }
     }
 }

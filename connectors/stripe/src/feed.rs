@@ -75,12 +75,10 @@ struct Place {
 }
 
 impl Place {
-    fn of(position: Option<&Position>) -> Result<Self> {
+    fn of(position: &Position) -> Result<Self> {
         match position {
-            Some(Position::Events { through, nth, seen }) => {
-                Ok(Self { through: *through, nth: *nth, seen: seen.clone() })
-            }
-            _ => Err(Error::new(ErrorKind::CheckpointInvalid, "the event feed has no position")
+            Position::Events { through, nth, seen } => Ok(Self { through: *through, nth: *nth, seen: seen.clone() }),
+            _ => Err(Error::new(ErrorKind::CheckpointInvalid, "the event feed stands at a position of another kind")
                 .hint("load the streams again with `ingest run --full-refresh`")),
         }
     }
@@ -101,7 +99,7 @@ pub(crate) async fn follow(
     stripe: &Stripe,
     account: Option<&str>,
     streams: &[StreamName],
-    from: Option<&Position>,
+    from: &Position,
     out: &mut Out<'_, Position>,
 ) -> Result<Done> {
     let mut place = Place::of(from)?;
@@ -121,6 +119,8 @@ pub(crate) async fn follow(
                 continue;
             }
         };
+        // As of the answers that just came: what was too old by then is missing in them.
+        kept(stripe.api.now(), place.through)?;
         place = apply_window(&mut apply, events, place, to, out).await?;
         out.mark(&place.position()).await?;
         length = length.saturating_mul(2).max(1);

@@ -80,8 +80,9 @@ impl Connector for Stripe {
         for selected in &request.streams {
             let def = plan::stream_def(&selected.stream.name)?;
             if def.changes == Changes::Events && selected.mode == Mode::Incremental {
-                // Refused here, before hours of lists, where the key may not read events.
-                self.learn_time("events", account).await?;
+                // Refused here, before hours of lists, where the key may not read events. The time is asked for again
+                // with each plan: a clock may be set while a process lives.
+                self.ask_time("events", account).await?;
                 break;
             }
         }
@@ -100,7 +101,11 @@ impl Connector for Stripe {
     async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
         match &slice.work {
             Work::List(work) => lists::read(self, work, &slice.streams, from, out).await,
-            Work::Events { account } => feed::follow(self, account.as_deref(), &slice.streams, from, out).await,
+            Work::Events { account, begin } => {
+                let begin = Position::feed_from(*begin);
+                let from = from.unwrap_or(&begin);
+                feed::follow(self, account.as_deref(), &slice.streams, from, out).await
+            }
         }
     }
 }
@@ -108,19 +113,18 @@ impl Connector for Stripe {
 impl Stripe {
     /// Makes sure that an answer has told the server's time: bounds that are fixed by a clock ahead of it lose rows.
     async fn learn_time(&self, list: &str, account: Option<&str>) -> Result<()> {
-        if self.api.knows_time() {
-            return Ok(());
-        }
-        self.api
-            .get(account, list, list, &[("limit", "1".into())])
-            .await
-            .map_err(|error| error.with("stream", list))?;
+        if self.api.knows_time() { Ok(()) } else { self.ask_time(list, account).await }
+    }
+
+    async fn ask_time(&self, list: &str, account: Option<&str>) -> Result<()> {
+        let limit = [("limit", "1".to_owned())];
+        self.api.get(account, list, list, &limit).await.map_err(|error| error.with("stream", list))?;
         Ok(())
     }
 
     /// The last second of which all events and objects can be seen.
     fn head(&self) -> i64 {
-        plan::head(&self.config, self.api.now())
+        plan::head(&self.config, self.api.about_now())
     }
 
     fn has_accounts(&self) -> bool {

@@ -28,14 +28,12 @@ pub(crate) struct Planner<'a> {
     lists: BTreeMap<(ListWork, &'static str), Vec<StreamName>>,
     feeds: BTreeMap<Option<String>, Vec<StreamName>>,
     then: BTreeMap<StreamName, BTreeMap<SliceId, Option<Position>>>,
-    /// Streams whose feed begins with this plan.
-    begun: bool,
 }
 
 /// Makes the plan of a request.
 pub(crate) fn plan(config: &StripeConfig, now: i64, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
     let lists = BTreeMap::new();
-    let mut planner = Planner { config, now, lists, feeds: BTreeMap::new(), then: BTreeMap::new(), begun: false };
+    let mut planner = Planner { config, now, lists, feeds: BTreeMap::new(), then: BTreeMap::new() };
     for selected in &request.streams {
         let def = stream_def(&selected.stream.name)?;
         let accounts = if def.platform { vec![None] } else { config.accounts() };
@@ -82,18 +80,18 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// A stream with events: its list first, then the feed, which begins when the list is planned.
+    /// A stream with events: its list first, then the feed, which begins with the second in which the list is planned.
+    /// A long load is followed by what changed meanwhile at once.
     fn follow(&mut self, def: &'static Def, selected: &Selected<Position>, account: Option<String>) -> Result<()> {
         let id = feed_id(account.as_deref());
+        self.feeds.entry(account.clone()).or_default().push(selected.stream.name.clone());
         let Some(Position::Events { through, .. }) = selected.positions.get(&id) else {
             self.list(def, selected, &account, self.start(), self.now);
             self.leave(selected, id, Position::feed_from(self.now));
             self.listed(def, selected, &account);
-            self.begun = true;
             return Ok(());
         };
         kept(self.now, *through).map_err(|error| error.with("stream", def.name))?;
-        self.feeds.entry(account.clone()).or_default().push(selected.stream.name.clone());
         if let Some(from) = self.due(def, selected, &account) {
             self.list(def, selected, &account, Some(from), self.now);
             self.listed(def, selected, &account);
@@ -193,11 +191,10 @@ impl Planner<'_> {
         }
         for (account, streams) in self.feeds {
             let id = feed_id(account.as_deref());
-            let work = Work::Events { account };
+            let work = Work::Events { account, begin: self.now };
             slices.push(Slice { id, streams, shape: Shape::Feed, work, estimate: Estimate::default() });
         }
-        // A long first load is followed by its feed at once.
-        Plan { slices, then: self.then, more: self.begun }
+        Plan { slices, then: self.then, more: false }
     }
 }
 
@@ -269,8 +266,8 @@ mod tests {
     #[test]
     fn a_first_load_reads_lists_up_to_the_second_in_which_the_feed_begins() {
         let streams = ["invoices", "invoice_line_items", "customers", "payment_methods"];
-        let streams = streams.map(|name| selected(name, Mode::Incremental, &[])).to_vec();
-        let plan = plan(&config(), NOW, &request(streams)).expect("a plan");
+        let asked = streams.map(|name| selected(name, Mode::Incremental, &[])).to_vec();
+        let plan = plan(&config(), NOW, &request(asked)).expect("a plan");
         let to = NOW.to_string();
         assert_eq!(
             shapes(&plan),
@@ -278,9 +275,9 @@ mod tests {
                 (format!("list:customers:{to}"), vec!["customers"]),
                 (format!("list:payment_methods:{to}"), vec!["payment_methods"]),
                 (format!("list:invoices:{to}"), vec!["invoices", "invoice_line_items"]),
+                ("events".into(), streams.to_vec()),
             ]
         );
-        assert!(plan.more, "changes during the load follow at once");
         for stream in plan.then.values() {
             assert_eq!(stream[&SliceId::from("events")], Some(Position::feed_from(NOW)));
         }
@@ -296,7 +293,7 @@ mod tests {
         let plan = plan(&config(), NOW, &request(streams)).expect("a plan");
         let shapes = shapes(&plan);
         assert_eq!(shapes.len(), 3);
-        assert_eq!(shapes[2], ("events".to_owned(), vec!["charges"]));
+        assert_eq!(shapes[2], ("events".to_owned(), vec!["charges", "refunds"]));
         assert!(!plan.then.contains_key(&StreamName::from("customers")));
     }
 
@@ -343,7 +340,7 @@ mod tests {
         let known = [("events:acct_1", events(NOW - 100))];
         let plan = plan(&config, NOW, &request(vec![selected("charges", Mode::Incremental, &known)])).expect("a plan");
         let ids: Vec<_> = plan.slices.iter().map(|slice| slice.id.as_str().to_owned()).collect();
-        assert_eq!(ids, [format!("list:charges:acct_2:{NOW}"), "events:acct_1".to_owned()]);
+        assert_eq!(ids, [&format!("list:charges:acct_2:{NOW}"), "events:acct_1", "events:acct_2"]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Work {
     Events {
         /// The connected account; `None` = the account of the key.
         account: Option<String>,
+        /// The second with which the feed begins for streams that the same plan loads.
+        begin: i64,
     },
 }
 

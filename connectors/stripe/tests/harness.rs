@@ -128,12 +128,15 @@ impl Lake {
                 self.plan(stripe, streams, mode).await?;
             }
             let Some(planned) = self.plan.clone() else { return Ok(Ended::Whole) };
-            for slice in &planned.slices {
+            // First what is bounded, then what it hands over to.
+            let (feeds, bounded): (Vec<_>, Vec<_>) =
+                planned.slices.iter().partition(|slice| slice.shape == Shape::Feed);
+            for slice in bounded {
                 if self.slice(stripe, slice, &mut left).await? == Ended::Killed {
                     return Ok(Ended::Killed);
                 }
             }
-            for (stream, positions) in planned.then {
+            for (stream, positions) in planned.then.clone() {
                 let table = self.tables.entry(stream).or_default();
                 for (id, position) in positions {
                     match position {
@@ -142,16 +145,30 @@ impl Lake {
                     };
                 }
             }
-            self.plan = None;
-            for table in self.tables.values_mut() {
-                table.open.clear();
-                table.done.clear();
+            self.close();
+            for slice in feeds {
+                if self.slice(stripe, slice, &mut left).await? == Ended::Killed {
+                    return Ok(Ended::Killed);
+                }
             }
+            self.plan = None;
             if !planned.more {
                 return Ok(Ended::Whole);
             }
         }
         panic!("plans without end");
+    }
+
+    /// The bounded slices are done: only the feeds of the plan are left.
+    fn close(&mut self) {
+        if let Some(plan) = &mut self.plan {
+            plan.slices.retain(|slice| slice.shape == Shape::Feed);
+            plan.then.clear();
+        }
+        for table in self.tables.values_mut() {
+            table.open.clear();
+            table.done.clear();
+        }
     }
 
     async fn plan(&mut self, stripe: &Stripe, names: &[&str], mode: Mode) -> Result<()> {

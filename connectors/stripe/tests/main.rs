@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod conformance;
 mod faults;
 mod harness;
 mod loads;

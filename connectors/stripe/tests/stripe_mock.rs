@@ -28,7 +28,11 @@ impl StripeMock {
         let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
         let candidates: Vec<_> = named
             .into_iter()
-            .chain(["stripe-mock".into(), std::path::Path::new(&home).join("go/bin/stripe-mock")])
+            .chain([
+                ingest_testkit::programs::home().join("bin/stripe-mock"),
+                "stripe-mock".into(),
+                std::path::Path::new(&home).join("go/bin/stripe-mock"),
+            ])
             .collect();
         let program = ingest_testkit::programs::find("stripe-mock", &candidates)?;
         let port = {
