@@ -23,7 +23,7 @@ pub async fn stream(files: &Files, options: &Arc<StreamOptions>) -> Result<Strea
     let listed = listed(files, options).await?;
     let (columns, faults) = look(files, options, &listed.sample).await?;
     for (path, fault) in faults {
-        tracing::warn!(stream = %options.name, file = path, fault, "a file could not be looked at");
+        tracing::debug!(stream = %options.name, file = path, fault, "a file could not be looked at");
     }
     let mut fields: Vec<Field> = columns.into_iter().map(|(name, ty)| Field::new(name, ty, true)).collect();
     fields.push(Field::new(SOURCE_FILE, DataType::Utf8, true));

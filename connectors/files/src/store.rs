@@ -412,12 +412,12 @@ fn fault_error(fault: Fault, path: &str) -> Error {
 
 /// An error of an object store, without the queries of its URLs: they may hold signatures.
 pub fn store_error(error: object_store::Error, message: &str) -> Error {
-    let text = without_queries(&error.to_string());
+    let text = without_bodies(&without_queries(&error.to_string()));
     let kind = match &error {
         // Refused listings come without a class; the status is in the text alone.
-        object_store::Error::Generic { .. } if text.contains("status 403") => ErrorKind::PermissionDenied,
-        object_store::Error::Generic { .. } if text.contains("status 401") => ErrorKind::Unauthenticated,
-        object_store::Error::Generic { .. } if text.contains("status 404") => ErrorKind::NotFound,
+        object_store::Error::Generic { .. } if text.contains("status code: 403") => ErrorKind::PermissionDenied,
+        object_store::Error::Generic { .. } if text.contains("status code: 401") => ErrorKind::Unauthenticated,
+        object_store::Error::Generic { .. } if text.contains("status code: 404") => ErrorKind::NotFound,
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
         object_store::Error::PermissionDenied { .. } => ErrorKind::PermissionDenied,
         object_store::Error::Unauthenticated { .. } => ErrorKind::Unauthenticated,
@@ -435,6 +435,16 @@ pub fn store_error(error: object_store::Error, message: &str) -> Error {
         // The client has repeated the request itself.
         _ => error.exhausted(),
     }
+}
+
+/// Cuts what a server sent as the body of an error.
+fn without_bodies(text: &str) -> String {
+    let cut = ["status code: ", "error response: "].iter().find_map(|phrase| {
+        let after = text.find(phrase)? + phrase.len();
+        let status = text.get(after..)?.find(':').filter(|_| phrase.starts_with("status")).unwrap_or(0);
+        text.get(..after + status)
+    });
+    cut.unwrap_or(text).to_owned()
 }
 
 fn without_queries(text: &str) -> String {
@@ -600,6 +610,14 @@ mod tests {
     fn queries_of_urls_are_not_shown() {
         let text = "Error performing GET https://a.blob.core.windows.net/c/x?sig=canary&se=1 in 5s (http://b/?q)";
         assert_eq!(without_queries(text), "Error performing GET https://a.blob.core.windows.net/c/x in 5s (http://b/)");
+    }
+
+    #[test]
+    fn bodies_of_errors_are_not_shown() {
+        let text =
+            "Error performing list request: Server returned non-2xx status code: 403 Forbidden: <Error>x</Error>";
+        assert!(without_bodies(text).ends_with("status code: 403 Forbidden"), "{}", without_bodies(text));
+        assert_eq!(without_bodies("Server returned error response: <x/>"), "Server returned error response: ");
     }
 
     #[test]

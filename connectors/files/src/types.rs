@@ -119,6 +119,10 @@ pub(crate) struct Seen {
     whole_digits: u16,
     /// Most and fewest digits after the point, of the values that have a point.
     scale: Option<(u16, u16)>,
+    /// How many values have a point.
+    fractions: u32,
+    /// Whether the writer of the numbers leaves zeros at their end out, as JSON libraries do.
+    trimmed: bool,
 }
 
 impl Seen {
@@ -157,7 +161,10 @@ impl Seen {
                 _ => self.texts = true,
             },
             Some(b'-' | b'0'..=b'9') => match values::Number::parse(raw) {
-                Some(number) => self.number(number),
+                Some(number) => {
+                    self.trimmed = true;
+                    self.number(number);
+                }
                 None => self.texts = true,
             },
             _ => self.texts = true,
@@ -179,6 +186,7 @@ impl Seen {
                         let (most, fewest) = self.scale.unwrap_or((scale, scale));
                         self.scale = Some((most.max(scale), fewest.min(scale)));
                         self.decimals = true;
+                        self.fractions = self.fractions.saturating_add(1);
                     }
                 }
             }
@@ -195,6 +203,8 @@ impl Seen {
         self.zoned |= other.zoned;
         self.zoneless |= other.zoneless;
         self.texts |= other.texts;
+        self.trimmed |= other.trimmed;
+        self.fractions = self.fractions.saturating_add(other.fractions);
         self.whole_digits = self.whole_digits.max(other.whole_digits);
         self.scale = match (self.scale, other.scale) {
             (Some((a, b)), Some((c, d))) => Some((a.max(c), b.min(d))),
@@ -225,11 +235,13 @@ impl Seen {
         }
     }
 
-    /// Values that all have the same number of digits after the point are amounts: so many stay. Else there is room
-    /// for more than the sample has, since a digit that does not fit would put the value aside.
+    /// Values that all have the same number of digits after the point, two at least, are amounts: so many stay. Else
+    /// there is room for more than the sample has, since a digit that does not fit would put the value aside.
     fn decimal(&self) -> DataType {
         let (most, fewest) = self.scale.unwrap_or((0, 0));
-        let scale = if most == fewest && most <= 9 { most } else { most.max(9) };
+        // Where zeros are left out, a few values of one length are an accident.
+        let amounts = most == fewest && (2..=9).contains(&most) && (!self.trimmed || self.fractions >= 20);
+        let scale = if amounts { most } else { most.max(9) };
         match i8::try_from(scale) {
             Ok(scale @ 0..=18) if self.whole_digits + u16::from(scale.unsigned_abs()) <= 38 => {
                 DataType::Decimal128(38, scale)
@@ -278,7 +290,7 @@ mod tests {
         assert_eq!(of(&["1", "x"]), DataType::Utf8);
         assert_eq!(of(&["1", "true"]), DataType::Utf8);
         assert_eq!(of(&[]), DataType::Utf8);
-        assert_eq!(of(&["0", "0.5"]), DataType::Decimal128(38, 1));
+        assert_eq!(of(&["0", "0.5"]), DataType::Decimal128(38, 9));
         assert_eq!(of(&["2025-02-30"]), DataType::Utf8);
         assert_eq!(of(&["NaN"]), DataType::Utf8);
     }
@@ -295,5 +307,7 @@ mod tests {
         assert_eq!(of(&["\"2025-01-31T10:00:00+02:00\""]), timestamp_utc());
         assert_eq!(of(&["{\"a\":1}"]), DataType::Utf8);
         assert_eq!(of(&["0.1", "1e3"]), DataType::Float64);
+        assert_eq!(of(&["1.25", "2.75"]), DataType::Decimal128(38, 9), "two values are an accident");
+        assert_eq!(of(&["1.25"; 20]), DataType::Decimal128(38, 2));
     }
 }

@@ -199,7 +199,7 @@ async fn foreign_bytes_never_stop_the_others() {
         ("id", Arc::new(Int64Array::from_iter_values(0..500))),
         ("t", Arc::new(StringArray::from_iter_values((0..500).map(|i| format!("text {i}"))))),
     ]);
-    let csv: String = (0..500).map(|i| format!("{i},text {i}\n")).collect();
+    let csv: String = std::iter::once("id,t\n".to_owned()).chain((0..500).map(|i| format!("{i},text {i}\n"))).collect();
     let json: String = (0..500).map(|i| format!("{{\"id\":{i},\"t\":\"text {i}\"}}\n")).collect();
     let whole = [
         ("parquet", parquet(&rows)),

@@ -194,7 +194,7 @@ async fn bad_lines_of_ndjson_are_quarantined_and_numbers_stay_exact() {
     let source = folder.source(json!({})).await;
     let table = load(source.as_ref(), "t").await;
     assert_eq!(table.column("id"), ["3", "5", "9007199254740993"]);
-    assert_eq!(table.column("amount"), ["0.10", "2.25", "null"]);
+    assert_eq!(table.column("amount"), ["0.100000000", "2.250000000", "null"]);
     assert_eq!(table.column("tags"), ["[\"a\",{\"b\":1.50}]", "null", "null"]);
     let places: Vec<&str> = table.bad.iter().map(|b| b.reason.split(": ").next().expect("place")).collect();
     assert_eq!(places, ["t.ndjson line 2", "t.ndjson line 4", "t.ndjson line 7"], "{:?}", reasons(&table));
