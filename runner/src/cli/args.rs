@@ -296,7 +296,7 @@ pub struct PlanArgs {
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slices: u32,
     /// Refused: not built in yet.
-    #[arg(short, long, hide = true)]
+    #[arg(short, long, env = "INGEST_OUTPUT", hide = true)]
     pub output: Option<PathBuf>,
 }
 
@@ -325,13 +325,13 @@ pub struct RunArgs {
     #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "auto", hide_env = true)]
     pub progress: ProgressMode,
     /// Refused: not built in yet.
-    #[arg(long, hide = true)]
+    #[arg(long, env = "INGEST_FOLLOW", hide = true)]
     pub follow: bool,
     /// Refused: not built in yet.
-    #[arg(long, hide = true)]
+    #[arg(long, env = "INGEST_PLAN", hide = true)]
     pub plan: Option<PathBuf>,
     /// Refused: not built in yet.
-    #[arg(long, hide = true)]
+    #[arg(long, env = "INGEST_SLICE", hide = true)]
     pub slice: Option<String>,
 }
 

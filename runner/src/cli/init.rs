@@ -243,7 +243,7 @@ fn required(name: &str, schema: &Json) -> bool {
 fn must(name: &str, property: &Json, schema: &Json) -> bool {
     let plain_text = types(property) == ["string"] && words(property, &Json::Null).is_empty();
     let no_default = property.get("default").is_none_or(|default| default == "");
-    required(name, schema) || (plain_text && no_default)
+    required(name, schema) || name == "host" || (plain_text && no_default)
 }
 
 fn facts(name: &str, property: &Json, root: &Json, schema: &Json) -> String {
@@ -266,11 +266,11 @@ fn example(source: &str, name: &str, property: &Json, root: &Json) -> String {
         let variable = format!("{source}_{name}").to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         return format!("${{{variable}}}");
     }
-    if let Some(example) = property["examples"].as_array().and_then(|list| list.first()) {
-        return quoted(example);
-    }
     if let Some(default) = property.get("default").filter(|_| shown_default(property).is_some()) {
         return quoted(default);
+    }
+    if let Some(example) = property["examples"].as_array().and_then(|list| list.first()) {
+        return quoted(example);
     }
     if let Some(word) = words(property, root).first() {
         return word.clone();

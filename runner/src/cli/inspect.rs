@@ -124,6 +124,12 @@ pub async fn discover(app: &App, args: &SourceArgs, cancel: CancellationToken) -
     let mut streams = run::discover(&session, &asked).await?;
     streams.retain(|stream| asked.matches(stream.name.as_str()));
     streams.sort_by(|a, b| a.name.cmp(&b.name));
+    for stream in &mut streams {
+        let options = session.config.options_of(stream.name.as_str());
+        if let Some(classes) = options.and_then(|options| options.classify) {
+            stream.schema = run::classified(stream, &classes)?;
+        }
+    }
     for name in asked.select.iter().filter(|name| !name.contains(['*', '?'])) {
         if !streams.iter().any(|stream| stream.name.as_str() == name) {
             let error = Error::config(format!("there is no stream {name:?}"));

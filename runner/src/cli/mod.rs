@@ -165,8 +165,9 @@ impl App {
     /// How the configuration is loaded for a source, or for the lake alone.
     fn load_options(&self, source: Option<&str>) -> LoadOptions {
         LoadOptions {
-            config: self.global.config.clone(),
-            env: self.global.env.clone(),
+            // A variable that is set to nothing, as job templates do, says nothing.
+            config: self.global.config.clone().filter(|file| !file.as_os_str().is_empty()),
+            env: self.global.env.clone().filter(|name| !name.is_empty()),
             source: source.map(str::to_owned),
             ..LoadOptions::of_process()
         }

@@ -7,7 +7,7 @@ use ingest_core::{CancellationToken, Error, ErrorKind};
 
 use super::App;
 use super::args::{ProgressMode, RunArgs};
-use super::output::{Outcome, note, print, wants_json};
+use super::output::{Outcome, Stop, note, print, wants_json};
 use super::progress::{observer, print_failures, summary};
 use super::refused;
 use crate::config::{Config, public_url};
@@ -132,8 +132,11 @@ fn failed(source: &str, run_id: &str, error: &Error, started: Instant) -> RunRep
 fn finish(app: &App, mode: ProgressMode, report: &RunReport) -> Outcome {
     print_failures(report, wants_json(&app.global));
     if mode != ProgressMode::Json {
-        for stream in &report.streams {
-            print(&summary(stream))?;
+        let lines: String = report.streams.iter().map(summary).collect();
+        // The code says how the run ended, also to somebody who has stopped reading.
+        match print(&lines) {
+            Ok(()) | Err(Stop::PipeClosed) => {}
+            Err(stop) => return Err(stop),
         }
         if report.outcome == How::Interrupted {
             note("interrupted: all commits are whole, the same command goes on from the last one");

@@ -238,7 +238,6 @@ enum Risks {
 
 #[derive(JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "only its JSON Schema is used")]
 struct AddedColumns {
     /// The run that wrote the row.
     _ingest_run_id: Option<bool>,

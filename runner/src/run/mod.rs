@@ -28,7 +28,7 @@ use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
 pub use planning::{Ask, Planned, ask};
 pub use stream::conform_to;
-pub use target::{Target, selection, targets};
+pub use target::{Target, classified, selection, targets};
 
 use crate::events::{ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
 use crate::session::Session;

@@ -207,7 +207,7 @@ impl<'a> Rounds<'a> {
         let fresh = checkpoint.positions.is_empty() && checkpoint.plan.is_none();
         if self.options.limit.is_some() && committer.number().is_some() && !(checkpoint.limited && fresh) {
             return Err(Error::config("--limit works on a stream without a checkpoint")
-                .hint("`ingest state reset` forgets it; `ingest preview` shows rows without writing"));
+                .hint("`ingest preview` shows rows without writing; or load into another lake"));
         }
         let refresh = self.options.full_refresh || (checkpoint.limited && checkpoint.plan.is_none());
         if self.options.full_refresh && checkpoint.plan.is_some() {

@@ -162,7 +162,10 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
 }
 
 /// The schema with the data classes that the configuration gives its columns.
-fn classified(stream: &Stream, classes: &BTreeMap<String, DataClass>) -> Result<SchemaRef> {
+///
+/// # Errors
+/// `ConfigInvalid` for a column that the stream does not have.
+pub fn classified(stream: &Stream, classes: &BTreeMap<String, DataClass>) -> Result<SchemaRef> {
     for column in classes.keys() {
         if stream.schema.column_with_name(column).is_none() {
             let names = stream.schema.fields().iter().map(|field| field.name().as_str());
