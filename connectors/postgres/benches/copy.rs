@@ -84,7 +84,9 @@ fn main() {
         found[2].push(runtime.block_on(extract(&server, 2, rows)));
     }
     println!("{rows} rows, 16 columns, median of {turns}");
-    for (name, turns) in ["psql \\copy to /dev/null", "extract, 1 connection", "extract, 2 connections"].iter().zip(&mut found) {
+    for (name, turns) in
+        ["psql \\copy to /dev/null", "extract, 1 connection", "extract, 2 connections"].iter().zip(&mut found)
+    {
         turns.sort_by_key(|turn| turn.wall);
         let wall = turns[turns.len() / 2].wall;
         turns.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));

@@ -622,8 +622,8 @@ fn read_decimal(bytes: &[u8], precision: u8, scale: i8) -> Result<Option<i128>> 
         let before = (0..count - 1).fold(0, |sum, i| sum * 10_000 + group(i));
         Some(i128::from(before * SMALL[shift] + last))
     } else {
-        let before = (0..count - 1)
-            .try_fold(0_i128, |sum, i| sum.checked_mul(10_000)?.checked_add(i128::from(group(i))));
+        let before =
+            (0..count - 1).try_fold(0_i128, |sum, i| sum.checked_mul(10_000)?.checked_add(i128::from(group(i))));
         before.and_then(|sum| sum.checked_mul(i128::from(SMALL[shift]))?.checked_add(i128::from(last)))
     };
     let power = POWERS.get(usize::try_from(exponent).unwrap_or(0));

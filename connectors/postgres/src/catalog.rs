@@ -295,20 +295,28 @@ async fn parts(
     tables: &mut [Table],
     index: &HashMap<u32, usize>,
 ) -> Result<()> {
+    // Asking a table's size waits for whoever holds it exclusively: there the last statistics must do.
     let sql = format!(
         "WITH RECURSIVE tree(root, oid) AS (
            SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ({oids})
-           UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
-         SELECT t.root, n.nspname, c.relname, c.relkind = 'r' AND coalesce(am.amname = 'heap', false)
+           UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid),
+         sizes AS (
+           SELECT t.root, c.oid, c.relnamespace, c.relname, c.relkind, c.relam, c.relpages, c.reltuples, c.relfilenode, c.relkind IN ('r', 'm') AND NOT EXISTS (
+             SELECT 1 FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+             WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation = c.oid
+               AND d.datname = pg_catalog.current_database()) AS measured
+           FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid)
+         SELECT c.root, n.nspname, c.relname, c.relkind = 'r' AND coalesce(am.amname = 'heap', false)
              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
-           CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_table_size(c.oid) END,
-           CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) END
-             / pg_catalog.current_setting('block_size')::pg_catalog.int8,
+           CASE WHEN c.measured THEN pg_catalog.pg_table_size(c.oid)
+             ELSE c.relpages::pg_catalog.int8 * pg_catalog.current_setting('block_size')::pg_catalog.int8 END,
+           CASE WHEN c.measured THEN pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8
+             ELSE c.relpages END,
            CASE WHEN c.reltuples >= 0 AND c.relkind <> 'v' THEN c.reltuples::pg_catalog.int8 END,
            CASE WHEN c.relkind = 'r' THEN c.relfilenode ELSE 0 END
-         FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         FROM sizes c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
-         WHERE c.relkind <> 'p' ORDER BY t.root, c.oid"
+         WHERE c.relkind <> 'p' ORDER BY c.root, c.oid"
     );
     for row in connection.query(&sql).await? {
         let mut row = Cells::new(row);

@@ -11,7 +11,7 @@ use crate::wire::Connection;
 
 /// What our account is.
 const ACCOUNT: &str = "
-SELECT r.rolname, r.rolsuper, r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls,
+SELECT r.rolname, r.rolsuper, r.rolcreaterole OR r.rolcreatedb,
   pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
   r.rolsuper OR pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE'),
   pg_catalog.current_setting('server_encoding')
@@ -70,7 +70,7 @@ async fn account(
     let written: Vec<&str> = tables.iter().filter(|t| t.grants.write).map(|t| t.stream.as_str()).collect();
     let more = match () {
         () if superuser => Some("is a superuser".to_owned()),
-        () if manages => Some("may create databases or roles, or bypass row-level security".to_owned()),
+        () if manages => Some("may create databases or roles".to_owned()),
         () if !written.is_empty() => Some(format!("may write to {}", few(&written))),
         () if creates => Some("may create schemas in the database".to_owned()),
         () => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{DataType, FieldRef};
+use arrow_schema::DataType;
 use ingest_core::{Done, Error, ErrorKind, Out, Result, StreamName};
 
 use crate::catalog::{Column, Table};
@@ -56,7 +56,10 @@ async fn start(connection: &mut Connection, work: &Work, select: &Select<'_>) ->
             Error::new(ErrorKind::SliceExpired, "the snapshot of the plan is gone")
                 .hint("the connection that held it was closed; the plan is made again")
         };
-        let rows = opened.map_err(|error| if error.is_retryable() { error } else { gone().caused_by(error) })?;
+        // Only what the server says about the snapshot itself; a lost connection is another matter.
+        let refused =
+            |error: &Error| error.context().iter().any(|(key, _)| *key == "sqlstate") && !error.is_retryable();
+        let rows = opened.map_err(|error| if refused(&error) { gone().caused_by(error) } else { error })?;
         if rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some(&snapshot.visible) {
             return Err(gone());
         }
@@ -88,18 +91,24 @@ fn expect_types(columns: &[&Column], described: &[Described]) -> Result<()> {
 }
 
 async fn copy(connection: &mut Connection, sink: &mut Sink<'_>, out: &mut Out<'_, Position>) -> Result<()> {
-    let columns = sink.select.columns.iter().map(|column| (nullable(column), column.kind.clone()));
+    let columns = sink.select.columns.iter().map(|column| (column.field.clone(), column.kind.clone()));
     let mut decoder = Decoder::new(columns);
+    let mut wanted = out.batch_bytes();
     loop {
         match connection.copy_step()? {
-            CopyStep::Data(frame) => decoder.scan(connection.buffered(), frame)?,
+            CopyStep::Data(frame) => {
+                decoder.scan(connection.buffered(), frame)?;
+                if decoder.bytes() >= wanted {
+                    decoder.decode(connection.buffered())?;
+                    connection.release();
+                    sink.emit(decoder.finish()?, false, out).await?;
+                    wanted = out.batch_bytes();
+                }
+            }
             CopyStep::NeedMore => {
                 if connection.is_crowded() {
                     decoder.decode(connection.buffered())?;
                     connection.release();
-                    if decoder.bytes() >= out.batch_bytes() {
-                        sink.emit(decoder.finish()?, false, out).await?;
-                    }
                 }
                 connection.fill().await?;
             }
@@ -114,11 +123,6 @@ async fn copy(connection: &mut Connection, sink: &mut Sink<'_>, out: &mut Out<'_
             }
         }
     }
-}
-
-/// Views and rescued values know nothing of NOT NULL; the schema of the stream says what holds.
-fn nullable(column: &Column) -> FieldRef {
-    column.field.clone()
 }
 
 /// Takes batches of a slice, and marks where it can be resumed.

@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
         let position = progress(selected);
         let planned =
             incremental::window(connection, table, column, selected.filter.as_deref(), position, &self.horizon).await?;
-        if !planned.rows {
+        if !planned.rows && position.is_some() {
             // Nothing new: the old position says the same, and nothing needs to be committed.
             return Ok(());
         }

@@ -78,6 +78,11 @@ fn conditions(work: &Work, from: Option<&Position>) -> Result<Vec<String>> {
     let mut conditions = Vec::new();
     match &work.part {
         Part::Whole => {}
+        Part::Refused => {
+            return Err(
+                Error::new(ErrorKind::SliceExpired, "the stream could not be planned").hint("the plan is made again")
+            );
+        }
         Part::Blocks { from, to, .. } => {
             if *from > 0 {
                 conditions.push(format!("ctid >= '({from},0)'"));

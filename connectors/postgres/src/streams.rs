@@ -1,6 +1,6 @@
 //! The connector: what each call of the contract does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::Schema;
@@ -17,7 +17,7 @@ use crate::plan::Planner;
 use crate::server::Server;
 use crate::types::Kind;
 use crate::wire::Connection;
-use crate::work::{Position, Work};
+use crate::work::{Part, Position, Work};
 use crate::{check, extract, incremental};
 
 /// Streams that are planned together, so that one snapshot holds for all of them.
@@ -34,10 +34,8 @@ pub struct Postgres {
 /// What a plan holds at the server, in this process.
 #[derive(Default)]
 struct Held {
-    /// Idle in the transaction whose snapshot the slices share.
+    /// Idle in the transaction whose snapshot the slices share, until the next plan or the end of the run.
     exporter: Option<Connection>,
-    /// Slices that still need it.
-    open: HashSet<SliceId>,
     /// Why a stream could not be planned. The others of its group are; its only slice ends with this.
     refused: HashMap<SliceId, Error>,
 }
@@ -93,10 +91,10 @@ impl Connector for Postgres {
         let mut moment = Moment::now(&self.server, request.intent == Intent::Here).await?;
         let planner = Planner::new(request, self.server.config().read, &moment);
         let (mut plan, mut held) = (Plan::default(), Held::default());
+        // A savepoint, because an error ends the transaction, and with it the snapshot.
+        moment.connection.query("SAVEPOINT stream").await?;
         for selected in &request.streams {
             let name = &selected.stream.name;
-            // A savepoint, because an error ends the transaction, and with it the snapshot.
-            moment.connection.query("SAVEPOINT stream").await?;
             let planned = match tables.get(name) {
                 Some(table) => planner.stream(&mut moment.connection, table, selected, &mut plan).await,
                 None => Err(missing()),
@@ -111,11 +109,10 @@ impl Connector for Postgres {
             held.refused.insert(slice.id.clone(), error);
             plan.slices.push(slice);
         }
-        held.open = plan.slices.iter().filter(|s| s.work.snapshot.is_some()).map(|s| s.id.clone()).collect();
-        if held.open.is_empty() {
-            moment.connection.close().await;
-        } else {
+        if plan.slices.iter().any(|slice| slice.work.snapshot.is_some()) {
             held.exporter = Some(moment.connection);
+        } else {
+            moment.connection.close().await;
         }
         *self.held() = held;
         Ok(plan)
@@ -134,17 +131,7 @@ impl Connector for Postgres {
             let table = tables.get(name).ok_or_else(missing)?;
             extract::extract(&self.server, table, &slice.work, from, out).await
         };
-        let done = read.await.map_err(|error| error.with("stream", name))?;
-        let finished = {
-            let mut held = self.held();
-            held.open.remove(&slice.id);
-            if held.open.is_empty() { held.exporter.take() } else { None }
-        };
-        // A snapshot that nobody needs any more must not keep the server from cleaning up.
-        if let Some(exporter) = finished {
-            exporter.close().await;
-        }
-        Ok(done)
+        read.await.map_err(|error| error.with("stream", name))
     }
 }
 
@@ -202,7 +189,7 @@ fn refused(name: &StreamName) -> Slice<Work> {
         id: SliceId::new(format!("{name}#refused")),
         streams: vec![name.clone()],
         shape: Shape::Window,
-        work: Work::default(),
+        work: Work { part: Part::Refused, ..Work::default() },
         estimate: Estimate::default(),
     }
 }

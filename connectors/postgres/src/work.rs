@@ -38,6 +38,8 @@ pub(crate) enum Part {
     Keys { column: String, range: KeyRange },
     /// A window by hand: `from <= column < to`.
     Interval { column: String, from: String, to: String },
+    /// None: the stream could not be planned. Why is known to the process that tried.
+    Refused,
 }
 
 /// An exported snapshot. It lives as long as the connection that exported it.

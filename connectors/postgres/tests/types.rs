@@ -49,11 +49,26 @@ fn numbers() -> Vec<Case> {
         case("int8", DataType::Int64, "v::text", &["-9223372036854775808", "0", "9223372036854775807"]),
         case("oid", DataType::Int64, "v::text", &["0", "4294967295"]),
         case("xid", DataType::Int64, "v::text", &["'3'", "'4294967295'"]),
-        case("float4", DataType::Float32, "v::text", &["0", "'-0'", "1.5", "3.4028235e38", "1e-45", "'NaN'", "'Infinity'", "'-Infinity'"]),
-        case("float8", DataType::Float64, "v::text", &["0", "'-0'", "0.1", "1.7976931348623157e308", "5e-324", "'NaN'", "'Infinity'", "'-Infinity'"]),
+        case(
+            "float4",
+            DataType::Float32,
+            "v::text",
+            &["0", "'-0'", "1.5", "3.4028235e38", "1e-45", "'NaN'", "'Infinity'", "'-Infinity'"],
+        ),
+        case(
+            "float8",
+            DataType::Float64,
+            "v::text",
+            &["0", "'-0'", "0.1", "1.7976931348623157e308", "5e-324", "'NaN'", "'Infinity'", "'-Infinity'"],
+        ),
         Case {
             rescued: &["'NaN'"],
-            ..case("numeric(12,3)", DataType::Decimal128(12, 3), "v::text", &["0", "-0.001", "999999999.999", "-999999999.999", "1.5", "10000", "0.1"])
+            ..case(
+                "numeric(12,3)",
+                DataType::Decimal128(12, 3),
+                "v::text",
+                &["0", "-0.001", "999999999.999", "-999999999.999", "1.5", "10000", "0.1"],
+            )
         },
         case(
             "numeric(38,0)",
@@ -61,15 +76,37 @@ fn numbers() -> Vec<Case> {
             "v::text",
             &["0", "99999999999999999999999999999999999999", "-99999999999999999999999999999999999999", "100000000"],
         ),
-        case("numeric(38,38)", DataType::Decimal128(38, 38), "v::text", &["0.99999999999999999999999999999999999999", "0.00000000000000000000000000000000000001"]),
+        case(
+            "numeric(38,38)",
+            DataType::Decimal128(38, 38),
+            "v::text",
+            &["0.99999999999999999999999999999999999999", "0.00000000000000000000000000000000000001"],
+        ),
         case("numeric(5,-2)", DataType::Decimal128(7, 0), "v::text", &["12345", "-9999900", "0"]),
         case("numeric(3,5)", DataType::Decimal128(5, 5), "v::text", &["0.00999", "-0.00001"]),
         text_case(
             "numeric",
-            &["0", "0.00", "-1.50", "12345678901234567890123456789012345678901234.5", "'NaN'", "'Infinity'", "'-Infinity'", "1e-30", "1e131071::numeric", "10000", "100000000.0001"],
+            &[
+                "0",
+                "0.00",
+                "-1.50",
+                "12345678901234567890123456789012345678901234.5",
+                "'NaN'",
+                "'Infinity'",
+                "'-Infinity'",
+                "1e-30",
+                "1e131071::numeric",
+                "10000",
+                "100000000.0001",
+            ],
         ),
         text_case("numeric(50,10)", &["1", "1234567890123456789012345678901234567890.0123456789"]),
-        case("money", DataType::Decimal128(19, 2), "v::numeric::text", &["0", "-92233720368547758.08", "92233720368547758.07", "12.34"]),
+        case(
+            "money",
+            DataType::Decimal128(19, 2),
+            "v::numeric::text",
+            &["0", "-92233720368547758.08", "92233720368547758.07", "12.34"],
+        ),
         case("price", DataType::Decimal128(10, 2), "v::text", &["0", "12345678.90"]),
         case("dear_price", DataType::Decimal128(10, 2), "v::text", &["7"]),
         text_case("pg_lsn", &["'0/0'", "'FFFFFFFF/FFFFFFFF'", "'16/B374D848'"]),
@@ -80,30 +117,72 @@ fn instants() -> Vec<Case> {
     let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
     vec![
         Case {
-            rescued: &["'infinity'", "'-infinity'", "'0044-03-15 BC'", "'10000-01-01'", "'5874897-12-31'", "'4713-01-01 BC'"],
-            ..case("date", DataType::Date32, "v::text", &["'0001-01-01'", "'1970-01-01'", "'2024-02-29'", "'9999-12-31'"])
+            rescued: &[
+                "'infinity'",
+                "'-infinity'",
+                "'0044-03-15 BC'",
+                "'10000-01-01'",
+                "'5874897-12-31'",
+                "'4713-01-01 BC'",
+            ],
+            ..case(
+                "date",
+                DataType::Date32,
+                "v::text",
+                &["'0001-01-01'", "'1970-01-01'", "'2024-02-29'", "'9999-12-31'"],
+            )
         },
         Case {
-            rescued: &["'infinity'", "'-infinity'", "'0001-12-31 23:59:59.999999 BC'", "'10000-01-01'", "'294276-12-31 23:59:59.999999'", "'4713-01-01 BC'"],
-            ..case("timestamp", micros(None), MICROS, &["'0001-01-01'", "'1970-01-01'", "'1969-12-31 23:59:59.999999'", "'9999-12-31 23:59:59.999999'"])
+            rescued: &[
+                "'infinity'",
+                "'-infinity'",
+                "'0001-12-31 23:59:59.999999 BC'",
+                "'10000-01-01'",
+                "'294276-12-31 23:59:59.999999'",
+                "'4713-01-01 BC'",
+            ],
+            ..case(
+                "timestamp",
+                micros(None),
+                MICROS,
+                &["'0001-01-01'", "'1970-01-01'", "'1969-12-31 23:59:59.999999'", "'9999-12-31 23:59:59.999999'"],
+            )
         },
         Case {
             rescued: &["'infinity'", "'10000-01-01 00:00:00.5+00'"],
-            ..case("timestamptz", micros(Some("UTC")), MICROS, &["'0001-01-01 00:00+00'", "'2024-03-31 02:30:00.123456+02'", "'9999-12-31 23:59:59.999999+00'"])
+            ..case(
+                "timestamptz",
+                micros(Some("UTC")),
+                MICROS,
+                &["'0001-01-01 00:00+00'", "'2024-03-31 02:30:00.123456+02'", "'9999-12-31 23:59:59.999999+00'"],
+            )
         },
         case("timestamp(3)", micros(None), MICROS, &["'2024-01-01 00:00:00.123456'"]),
         case("time", DataType::Int64, MICROS, &["'00:00'", "'23:59:59.999999'", "'24:00'"]),
         text_case("timetz", &["'00:00+00'", "'24:00-15:59'", "'12:34:56.789+05:30'", "'01:02:03+01:02:03'"]),
         text_case(
             "interval",
-            &["'0'", "'1 year 2 mons 3 days 04:05:06.789'", "'-1 year -2 mons +3 days -04:05:06.789'", "'-00:00:00.000001'", "'178000000 years'", "'1 mon -1 day'", "'2562047788:00:54.775807'", "'-0.5 seconds'", "'-1 days +1 min'"],
+            &[
+                "'0'",
+                "'1 year 2 mons 3 days 04:05:06.789'",
+                "'-1 year -2 mons +3 days -04:05:06.789'",
+                "'-00:00:00.000001'",
+                "'178000000 years'",
+                "'1 mon -1 day'",
+                "'2562047788:00:54.775807'",
+                "'-0.5 seconds'",
+                "'-1 days +1 min'",
+            ],
         ),
     ]
 }
 
 fn words() -> Vec<Case> {
     vec![
-        text_case("text", &["''", "'a'", "'zażółć 😀 \u{301}'", "repeat('long ', 100000)", "E'quote \" tab \\t newline \\n'"]),
+        text_case(
+            "text",
+            &["''", "'a'", "'zażółć 😀 \u{301}'", "repeat('long ', 100000)", "E'quote \" tab \\t newline \\n'"],
+        ),
         text_case("varchar(10)", &["''", "'ten chars.'"]),
         // The cast to text drops the blanks that the type has.
         case("char(4)", DataType::Utf8, "rpad(v::text, 4)", &["''", "'ab'", "'éé'"]),
@@ -114,13 +193,33 @@ fn words() -> Vec<Case> {
         text_case("jsonb", &["'{\"n\": 9007199254740993, \"b\": 12345678901234567890.123}'", "'\"é\"'"]),
         text_case("xml", &["'<a b=\"1\">é</a>'", "'<?xml version=\"1.0\"?><a/>'"]),
         text_case("mood", &["'sad'", "'so, so'", "'glücklich'"]),
-        text_case("uuid", &["'00000000-0000-0000-0000-000000000000'", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "'ffffffff-ffff-ffff-ffff-ffffffffffff'"]),
+        text_case(
+            "uuid",
+            &[
+                "'00000000-0000-0000-0000-000000000000'",
+                "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
+                "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+            ],
+        ),
         // The cast to text always shows the mask, the type itself only where it is not full.
         case(
             "inet",
             DataType::Utf8,
             "CASE WHEN v IS NOT NULL THEN format('%s', v) END",
-            &["'0.0.0.0'", "'10.1.2.3/24'", "'::'", "'::1'", "'2001:db8::1/64'", "'::ffff:1.2.3.4'", "'1:0:0:2:0:0:0:3'", "'1:2:3:4:5:6:7:0'", "'::1.2.3.4'", "'::ffff'", "'::1:2'", "'0:0:1::'"],
+            &[
+                "'0.0.0.0'",
+                "'10.1.2.3/24'",
+                "'::'",
+                "'::1'",
+                "'2001:db8::1/64'",
+                "'::ffff:1.2.3.4'",
+                "'1:0:0:2:0:0:0:3'",
+                "'1:2:3:4:5:6:7:0'",
+                "'::1.2.3.4'",
+                "'::ffff'",
+                "'::1:2'",
+                "'0:0:1::'",
+            ],
         ),
         // The cast to text always shows the mask, as the type does.
         text_case("cidr", &["'10.0.0.0/8'", "'192.168.1.1/32'", "'2001:db8::/32'", "'::1/128'"]),
@@ -136,7 +235,12 @@ fn words() -> Vec<Case> {
         text_case("int2vector", &["'1 2'"]),
         text_case("with_point", &["'(1,\"(2,3)\")'"]),
         text_case("jsonpath", &["'$.a'"]),
-        case("bytea", DataType::Binary, "encode(v, 'hex')", &["''", "'\\x00ff'", "decode(repeat('ab', 100000), 'hex')"]),
+        case(
+            "bytea",
+            DataType::Binary,
+            "encode(v, 'hex')",
+            &["''", "'\\x00ff'", "decode(repeat('ab', 100000), 'hex')"],
+        ),
     ]
 }
 
@@ -168,7 +272,8 @@ async fn round_trips(cases: Vec<Case>) {
         let found = streams(&*source, &[&name]).await;
         let field = found[0].schema.field(1);
         assert_eq!(field.data_type(), &case.data_type, "{}", case.sql_type);
-        let batches = run(&*source, &name, &mut How::full()).await.unwrap_or_else(|e| panic!("{}: {e:?}", case.sql_type));
+        let batches =
+            run(&*source, &name, &mut How::full()).await.unwrap_or_else(|e| panic!("{}: {e:?}", case.sql_type));
         let batch = arrow::compute::concat_batches(&batches[0].schema(), &batches).expect("one schema");
         assert_eq!(batch.column(1).data_type(), field.data_type());
         let printed = as_printed(batch.column(1));
@@ -181,7 +286,8 @@ async fn round_trips(cases: Vec<Case>) {
                 Ok(i) if i >= case.fit.len() => (None, truth[2].clone()),
                 _ => (truth[1].clone(), None),
             };
-            let context = || format!("{} {}", case.sql_type, values.get(usize::try_from(id).unwrap_or(99)).unwrap_or(&"NULL"));
+            let context =
+                || format!("{} {}", case.sql_type, values.get(usize::try_from(id).unwrap_or(99)).unwrap_or(&"NULL"));
             assert_same(printed[row].as_deref(), expected.as_deref(), &case.data_type, &context());
             let object = kept.map(|kept| serde_json::json!({"v": kept}).to_string());
             assert_eq!(rescued[row], object, "{}", context());
@@ -198,7 +304,10 @@ fn assert_same(found: Option<&str>, expected: Option<&str>, data_type: &DataType
                 DataType::Float32 => (f64::from(number(found) as f32), f64::from(number(expected) as f32)),
                 _ => (number(found), number(expected)),
             };
-            assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()), "{context}: {found} {expected}");
+            assert!(
+                found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()),
+                "{context}: {found} {expected}"
+            );
         }
         _ => assert!(found == expected, "{context}: found {}, expected {}", cut(found), cut(expected)),
     }
@@ -225,7 +334,8 @@ async fn texts_and_bytes_round_trip() {
 
 /// One row of one column: its Arrow text, and what was rescued.
 async fn one(shop: &Shop, sql_type: &str, value: &str) -> (Option<String>, Option<String>) {
-    shop.sql(&format!("DROP TABLE IF EXISTS one; CREATE TABLE one (v {sql_type}); INSERT INTO one VALUES ({value})")).await;
+    shop.sql(&format!("DROP TABLE IF EXISTS one; CREATE TABLE one (v {sql_type}); INSERT INTO one VALUES ({value})"))
+        .await;
     let source = shop.open().await;
     let batches = run(&*source, "public.one", &mut How::full()).await.unwrap_or_else(|e| panic!("{sql_type}: {e:?}"));
     (texts(&batches, "v")[0].clone(), texts(&batches, "_ingest_rescued")[0].clone())
@@ -302,7 +412,10 @@ async fn text_of_an_sql_ascii_database_that_is_not_utf8_is_rescued() {
     let name = format!("{}_ascii", shop.database.name);
     shop.sql(&format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")).await;
     let client = shop.server.client(&name).await;
-    client.batch_execute("CREATE TABLE t AS SELECT 'plain' AS v UNION ALL SELECT E'caf\\xe9'").await.expect("valid SQL");
+    client
+        .batch_execute("CREATE TABLE t AS SELECT 'plain' AS v UNION ALL SELECT E'caf\\xe9'")
+        .await
+        .expect("valid SQL");
     let shop = shop.with("database", name.as_str());
     let source = shop.open().await;
     let batches = run(&*source, "public.t", &mut How::full()).await.expect("a load");
@@ -312,9 +425,15 @@ async fn text_of_an_sql_ascii_database_that_is_not_utf8_is_rescued() {
 
 #[tokio::test]
 async fn a_column_that_was_narrowed_by_its_type_keeps_what_does_not_fit() {
-    let Some(shop) = Shop::new("CREATE TABLE t (v numeric(12,2) NOT NULL); INSERT INTO t VALUES (12345.67)").await else { return };
+    let Some(shop) = Shop::new("CREATE TABLE t (v numeric(12,2) NOT NULL); INSERT INTO t VALUES (12345.67)").await
+    else {
+        return;
+    };
     // What a restored or damaged catalog may hold: a declared precision below that of the values.
-    shop.sql("UPDATE pg_attribute SET atttypmod = ((4 << 16) | 1) + 4 WHERE attrelid = 't'::regclass AND attname = 'v'").await;
+    shop.sql(
+        "UPDATE pg_attribute SET atttypmod = ((4 << 16) | 1) + 4 WHERE attrelid = 't'::regclass AND attname = 'v'",
+    )
+    .await;
     let source = shop.open().await;
     let found = streams(&*source, &["public.t"]).await;
     assert!(found[0].schema.field(0).is_nullable(), "a rescued value leaves a null");
