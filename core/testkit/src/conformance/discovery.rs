@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ingest_core::{CLASS, ErrorKind, Selection, Stream, columns};
+use ingest_core::{CLASS, ErrorKind, Json, Selection, Stream, columns};
 
 use super::suite::{Positions, Suite, json, request};
 use super::{Check, Checked, check, wrong};
@@ -101,10 +101,12 @@ async fn stable(suite: &Suite) -> Checked {
     let again = suite.streams(source.as_ref()).await?;
     let elsewhere = suite.streams(suite.open().await?.as_ref()).await?;
     for (second, what) in [(again, "a second call"), (elsewhere, "another process")] {
-        let shape = |streams: &[Stream]| -> Result<String, super::Fault> {
+        // Values, not texts: the metadata of a field has no order.
+        let shape = |streams: &[Stream]| -> Result<Json, super::Fault> {
             // Estimates may change at any time.
             let described = streams.iter().map(|s| (&s.name, &s.schema, &s.key, &s.modes, &s.cursors, &s.group));
-            json(&described.collect::<Vec<_>>())
+            serde_json::to_value(described.collect::<Vec<_>>())
+                .map_err(|error| super::Fault::Wrong(format!("cannot be written as JSON: {error}")))
         };
         if shape(&first)? != shape(&second)? {
             return wrong(format!("{what} describes the streams differently"));
