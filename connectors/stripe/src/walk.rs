@@ -162,7 +162,8 @@ impl Walk {
                 let pages = self.covered.len().max(1) as i64;
                 let length = (self.covered.iter().sum::<i64>() * PAGES_AHEAD / pages).max(1);
                 let from = rest.edge().saturating_sub(length - 1);
-                let last = self.from.is_some_and(|bound| bound >= from);
+                // Nothing was created before 1970, and times below are no times to the server.
+                let last = from <= self.from.unwrap_or(0);
                 let from = if last { self.from } else { Some(from) };
                 self.start(from, rest, None)?;
                 self.started += 1;
