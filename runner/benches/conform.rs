@@ -134,7 +134,7 @@ fn lineitem(far: usize) -> Result<RecordBatch, Box<dyn Error>> {
     };
     let dates = |far: usize| -> ArrayRef {
         let day = |i: usize| if far > 0 && i.is_multiple_of(far) { 3_000_000 } else { 9_000 + (i % 2_500) as i32 };
-        Arc::new((0..ROWS).map(day).collect::<Date32Array>())
+        Arc::new((0..ROWS).map(|i| Some(day(i))).collect::<Date32Array>())
     };
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("l_orderkey", longs(1)),
