@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ingest_core::{Error, ErrorKind, Result};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload, RetryConfig};
-use url::Url;
+use url::{Host, Url};
 use uuid::Uuid;
 
 /// A store rooted at the lake.
@@ -46,11 +46,11 @@ pub(crate) enum Put {
 impl Lake {
     /// Opens the lake at a path or URL.
     pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Self> {
-        let parsed = match Url::parse(url) {
-            // A drive letter or a plain path with a colon is not a URL.
-            Ok(parsed) if url.contains("://") => parsed,
-            _ => return Self::open_folder(FilePath::new(url)),
-        };
+        // A plain path may hold a colon, so only `://` makes a URL.
+        if !url.contains("://") {
+            return Self::open_folder(FilePath::new(url));
+        }
+        let parsed = Url::parse(url).map_err(|e| Error::config("the lake's URL cannot be read").caused_by(e))?;
         if parsed.scheme() == "file" {
             let folder = parsed
                 .to_file_path()
@@ -208,6 +208,9 @@ fn open_cloud(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn 
             for (key, value) in options {
                 builder = builder.with_config(config_key(key)?, value);
             }
+            if builder.get_config_value(&AmazonS3ConfigKey::Endpoint).is_some_and(|e| is_loopback(&e)) {
+                builder = builder.with_allow_http(true);
+            }
             Arc::new(builder.build().map_err(fault)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
@@ -222,11 +225,24 @@ fn open_cloud(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn 
             for (key, value) in options {
                 builder = builder.with_config(config_key(key)?, value);
             }
+            if builder.get_config_value(&AzureConfigKey::Endpoint).is_some_and(|e| is_loopback(&e)) {
+                builder = builder.with_allow_http(true);
+            }
             Arc::new(builder.build().map_err(fault)?)
         }
         _ => return Err(unknown()),
     };
     Ok((store, prefix))
+}
+
+/// Plain HTTP is for a server on this machine; elsewhere it takes the option `allow_http`.
+fn is_loopback(endpoint: &str) -> bool {
+    match Url::parse(endpoint).as_ref().map(Url::host) {
+        Ok(Some(Host::Domain(name))) => name.eq_ignore_ascii_case("localhost"),
+        Ok(Some(Host::Ipv4(address))) => address.is_loopback(),
+        Ok(Some(Host::Ipv6(address))) => address.is_loopback(),
+        _ => false,
+    }
 }
 
 fn config_key<K: FromStr<Err = object_store::Error>>(key: &str) -> Result<K> {

@@ -8,5 +8,7 @@ mod faults;
 mod maintenance;
 mod readers;
 mod removal;
+mod stores;
 mod support;
 mod types;
+mod writer;

@@ -42,6 +42,8 @@ pub(crate) enum Sink {
 pub(crate) struct Upload {
     chunks: mpsc::Sender<Chunk>,
     held: Vec<u8>,
+    /// Bytes handed over so far.
+    sent: u64,
     task: JoinHandle<Result<()>>,
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -73,7 +75,7 @@ impl Sink {
         let upload = BufWriter::with_capacity(lake.store.clone(), path.clone(), PART).with_max_concurrency(PARTS);
         let task = runtime.spawn(upload_chunks(upload, receiver));
         let (store, path) = (lake.store.clone(), path.clone());
-        Ok(Self::Remote(Upload { chunks, held: Vec::with_capacity(CHUNK), task, store, path }))
+        Ok(Self::Remote(Upload { chunks, held: Vec::with_capacity(CHUNK), sent: 0, task, store, path }))
     }
 
     /// Takes the sink out of its encoder.
@@ -85,10 +87,11 @@ impl Sink {
     pub fn memory(&self) -> u64 {
         match self {
             Self::Local { .. } | Self::Taken => 0,
-            // The upload's own buffers are bounded, and full while it is busy.
             Self::Remote(upload) => {
-                let waiting = CHUNKS - upload.chunks.capacity().min(CHUNKS);
-                (upload.held.len() + waiting * CHUNK) as u64
+                let waiting = ((CHUNKS - upload.chunks.capacity().min(CHUNKS)) * CHUNK) as u64;
+                // Parts on their way, and the one that is being filled.
+                let parts = upload.sent.min((PART * (PARTS + 1)) as u64);
+                upload.held.len() as u64 + waiting + parts
             }
         }
     }
@@ -193,6 +196,7 @@ impl Upload {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::replace(&mut self.held, Vec::with_capacity(CHUNK)));
+        self.sent += chunk.len() as u64;
         self.chunks.blocking_send(Chunk::Bytes(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -223,7 +227,10 @@ async fn upload_chunks(mut upload: BufWriter, mut chunks: mpsc::Receiver<Chunk>)
         let result = match chunk {
             Chunk::Bytes(bytes) => upload.put(bytes).await,
             Chunk::End => {
-                return upload.shutdown().await.map_err(write_error);
+                return upload.shutdown().await.map_err(|e| match e.downcast::<object_store::Error>() {
+                    Ok(e) => store_error(e, "upload a data file"),
+                    Err(e) => write_error(e),
+                });
             }
         };
         if let Err(e) = result {
