@@ -99,12 +99,17 @@ impl Connector for Postgres {
                 Some(table) => planner.stream(&mut moment.connection, table, selected, &mut plan).await,
                 None => Err(missing()),
             };
-            let Err(error) = planned else { continue };
+            // Also after success: it lets the locks on the table go, which would hold changes up until the run ends.
+            let freed = moment.connection.query("ROLLBACK TO SAVEPOINT stream").await;
+            let Err(error) = planned else {
+                freed?;
+                continue;
+            };
             let error = error.with("stream", name);
             if error.is_retryable() || request.streams.len() == 1 || request.intent != Intent::Here {
                 return Err(error);
             }
-            moment.connection.query("ROLLBACK TO SAVEPOINT stream").await?;
+            freed?;
             let slice = refused(name);
             held.refused.insert(slice.id.clone(), error);
             plan.slices.push(slice);

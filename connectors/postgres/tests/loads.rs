@@ -3,6 +3,7 @@
 use ingest_connector_postgres::Postgres as Connector;
 use ingest_core::{Builtin, Context, ErrorKind, Event, Factory, Intent, Mode, Shape, StreamName};
 use ingest_testkit::out::Collected;
+use ingest_testkit::postgres::{Options, Postgres};
 
 use crate::support::{How, Shop, assert_range, fails, ids, open, plan, read, run, streams, texts};
 
@@ -364,5 +365,41 @@ async fn unknown_fields_and_missing_users_are_refused_with_their_path() {
         let error = fails(opened);
         assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
         assert!(error.to_string().contains(wanted), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_read_at_one_point_in_time_and_by_windows() {
+    let Some(primary) = Postgres::private(&Options::default()) else { return };
+    let client = primary.client("postgres").await;
+    client.batch_execute("CREATE TABLE t (id bigserial, at timestamptz DEFAULT now()); INSERT INTO t SELECT FROM generate_series(1, 20000)").await.expect("valid SQL");
+    let replica = primary.replica();
+    let config = serde_json::json!({"host": "127.0.0.1", "port": replica.port(), "database": "postgres", "user": "postgres",
+        "password": replica.password()});
+    let source = open(config).await.expect("a source");
+    let how = &mut How { min_slices: 3, ..How::full() };
+    let found = streams(&*source, &["public.t"]).await;
+    assert_eq!(plan(&*source, &found, how).await.expect("a plan").slices.len(), 3);
+    assert_range(&run(&*source, "public.t", how).await.expect("a load"), "id", 1, 20_000);
+    let how = &mut How::by("at");
+    let mut batches = run(&*source, "public.t", how).await.expect("the first load");
+    let late = primary.client("postgres").await;
+    late.batch_execute("BEGIN; INSERT INTO t DEFAULT VALUES").await.expect("valid SQL");
+    client.batch_execute("INSERT INTO t DEFAULT VALUES").await.expect("valid SQL");
+    replayed(&client, &replica).await;
+    batches.extend(run(&*source, "public.t", how).await.expect("a window"));
+    late.batch_execute("COMMIT").await.expect("a commit");
+    replayed(&client, &replica).await;
+    batches.extend(run(&*source, "public.t", how).await.expect("a window"));
+    assert_range(&batches, "id", 1, 20_002);
+}
+
+/// Waits until the replica has what the primary has.
+async fn replayed(primary: &tokio_postgres::Client, replica: &Postgres) {
+    let at: String = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.expect("valid SQL").get(0);
+    let client = replica.client("postgres").await;
+    let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{at}'::pg_lsn");
+    while !client.query_one(&sql, &[]).await.expect("valid SQL").get::<_, bool>(0) {
+        tokio::task::yield_now().await;
     }
 }

@@ -80,6 +80,21 @@ impl Postgres {
         (!crate::programs::skipped("postgres")).then(|| Self::start(options))
     }
 
+    /// A read replica of this server, which has all that was committed when it returns.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn replica(&self) -> Self {
+        let mut replica = Self::prepare(self.bin.clone());
+        replica.password.clone_from(&self.password);
+        let mut copy = replica.program("pg_basebackup");
+        copy.arg("-h").arg(&self.folder).args(["-p", &self.port.to_string(), "-U", "postgres", "-R", "-c", "fast", "-D"]);
+        let output = copy.arg(replica.data()).env("PGPASSWORD", &self.password).output().expect("pg_basebackup runs");
+        assert!(output.status.success(), "pg_basebackup fails: {}", String::from_utf8_lossy(&output.stderr));
+        replica.configure(&format!("unix_socket_directories='{}'\n", replica.folder.display()));
+        replica.launch()
+    }
+
     fn start(options: &Options<'_>) -> Self {
         let bin = PathBuf::from(std::env::var_os("INGEST_TEST_POSTGRES_BIN").unwrap_or_else(|| BIN.into()));
         assert!(
@@ -87,6 +102,13 @@ impl Postgres {
             "{} holds no PostgreSQL: install postgresql-15, set INGEST_TEST_POSTGRES_BIN, or set INGEST_TEST_SKIP=postgres",
             bin.display()
         );
+        let server = Self::prepare(bin);
+        server.initialise(options);
+        server.launch()
+    }
+
+    /// A folder of its own, and what cleans it up.
+    fn prepare(bin: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("ingest-postgres-").tempdir().expect("a folder").keep();
         // The server refuses to run as root.
         let account = (fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m)).ok() == Some(0))
@@ -96,17 +118,28 @@ impl Postgres {
         }
         let guardian = guard(&folder, &bin, account);
         let password = format!("p{:016x}'é", rand::random::<u64>());
-        let mut server = Self { folder, bin, port: 0, password, account, guardian, databases: AtomicU32::new(0) };
-        server.initialise(options);
+        Self { folder, bin, port: 0, password, account, guardian, databases: AtomicU32::new(0) }
+    }
+
+    fn launch(mut self) -> Self {
         for attempt in 1.. {
-            server.port = free_port();
-            match server.control(&["start", "-w", "-t", "60", "-o", &format!("-p {}", server.port)]) {
-                true => return server,
-                // Somebody else may have taken the port.
-                false => assert!(attempt < 4, "PostgreSQL does not start: {}", server.log()),
+            self.port = free_port();
+            if self.control(&["start", "-w", "-t", "60", "-o", &format!("-p {}", self.port)]) {
+                break;
             }
+            // Somebody else may have taken the port.
+            assert!(attempt < 4, "PostgreSQL does not start: {}", self.log());
         }
-        server
+        self
+    }
+
+    fn configure(&self, settings: &str) {
+        let path = self.data().join("postgresql.conf");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(settings.as_bytes()))
+            .expect("the server's settings");
     }
 
     fn initialise(&self, options: &Options<'_>) {
@@ -137,12 +170,7 @@ impl Postgres {
         for (key, value) in options.settings {
             settings.push_str(&format!("{key}='{value}'\n"));
         }
-        let path = self.data().join("postgresql.conf");
-        fs::OpenOptions::new()
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(settings.as_bytes()))
-            .expect("the server's settings");
+        self.configure(&settings);
         let verify = if options.client_certificates { " clientcert=verify-ca" } else { "" };
         let mut rules: String = options.rules.iter().map(|rule| format!("{rule}\n")).collect();
         for database in ["all", "replication"] {
