@@ -100,9 +100,10 @@ impl Session {
         let spec = factory.spec();
         let run_id = run_id.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        sweep_temp_dirs(&std::env::temp_dir());
         // Mode 0700 is what tempfile gives a folder.
         let temp_dir = tempfile::Builder::new()
-            .prefix("ingest-")
+            .prefix(&format!("{TEMP_PREFIX}{}-", std::process::id()))
             .tempdir()
             .map_err(|e| ingest_core::Error::unexpected("cannot make a folder for temporary files").caused_by(e))?;
         let context = Context {
@@ -125,5 +126,23 @@ impl Session {
             cancel,
             _temp_dir: temp_dir,
         })
+    }
+}
+
+/// Folders of temporary files are named after the process that they belong to.
+const TEMP_PREFIX: &str = "ingest-run-";
+
+/// Removes the folders of processes that were killed before they could. What cannot be removed stays for the next run.
+fn sweep_temp_dirs(parent: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(TEMP_PREFIX)?.split('-').next());
+        let Some(Ok(pid)) = owner.map(str::parse::<u32>) else { continue };
+        if cfg!(target_os = "linux") && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::debug!(%error, "the temporary files of a dead run stay");
+            }
+        }
     }
 }

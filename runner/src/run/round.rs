@@ -31,6 +31,9 @@ const MAX_ROUNDS: usize = 100_000;
 /// A plan whose slices expire is made again, at most so often.
 const MAX_EXPIRIES: usize = 3;
 
+/// A replacement is resumed when at least so much of it is uploaded.
+const RESUMED_BYTES: u64 = 256 << 20;
+
 /// Tables that are opened at once.
 const OPEN_AT_ONCE: usize = 8;
 
@@ -276,10 +279,22 @@ impl<'a> Rounds<'a> {
                     OpenPlan::read(&self.session.lake.documents, &self.session.config.name, &id).await.map(Arc::new)
                 }
             };
-            match found {
-                Ok(plan) => {
+            let plan = match found {
+                Ok(plan) => plan,
+                Err(error) => {
+                    fail(w, &error);
+                    continue;
+                }
+            };
+            match self.is_worth_resuming(w, &plan).await {
+                Ok(true) => {
                     plans.insert(id, Arc::clone(&plan));
                     w.plan = Some(plan);
+                }
+                Ok(false) => {
+                    if let Err(error) = self.abandon(w).await {
+                        fail(w, &error);
+                    }
                 }
                 Err(error) => fail(w, &error),
             }
@@ -298,6 +313,16 @@ impl<'a> Rounds<'a> {
         }
         work.iter_mut().for_each(|w| w.resumed = w.plan.is_some());
         self.plan_new(work, feeds).await;
+    }
+
+    /// A replacement that is found open shows the source as it was when it was planned. It is finished where much of it is
+    /// uploaded already; where little is lost it is made again, and shows the source as it is.
+    async fn is_worth_resuming(&self, w: &Work, plan: &OpenPlan) -> Result<bool> {
+        if plan.write_mode(&w.target.stream.name) != WriteMode::Replace {
+            return Ok(true);
+        }
+        let staged: u64 = w.committer().staged().await?.iter().map(|file| file.bytes).sum();
+        Ok(staged >= RESUMED_BYTES)
     }
 
     /// Makes plans for the streams that have none, group by group.

@@ -8,8 +8,9 @@ use super::{assert_exactly, counts};
 use crate::cli::{Project, signal, wait};
 
 const RUN: [&str; 5] = ["run", "--source", "shop", "--progress", "off"];
-const FILES: i64 = 60;
-const ROWS: i64 = 3_000;
+/// More commits than may wait behind each other, so that a run is never done reading when it is interrupted.
+const FILES: i64 = 150;
+const ROWS: i64 = 1_000;
 
 fn project() -> Project {
     let configuration = "lake: {commit_interval: 0s}\nmemory: 64MiB\n\
