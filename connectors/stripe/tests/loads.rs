@@ -238,6 +238,18 @@ async fn stand_in_a_wrong_key_is_one_problem_and_never_shown() {
 }
 
 #[tokio::test]
+async fn stand_in_an_account_that_is_not_connected_is_named_with_the_remedy() {
+    let mut lab = Lab::start().await;
+    lab.server.state().account("acct_1");
+    lab.config.accounts = vec!["acct_1".into(), "acct_foreign".into()];
+    let few = Selection { select: vec!["charges".into()], exclude: vec![] };
+    let problems = lab.open().await.check(&few).await.unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].what.contains("acct_foreign") && problems[0].remedy.contains("accounts"), "{problems:?}");
+    assert_eq!(problems[0].exit_code, 3);
+}
+
+#[tokio::test]
 async fn stand_in_every_request_pins_the_api_version() {
     let lab = Lab::start().await;
     lab.server.seed("customers", 120, NOW - 1_000, NOW);

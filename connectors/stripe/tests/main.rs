@@ -5,6 +5,7 @@ mod changes;
 mod conformance;
 mod faults;
 mod harness;
+mod hostile;
 mod loads;
 mod readme;
 mod resume;
