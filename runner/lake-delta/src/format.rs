@@ -1,6 +1,6 @@
 //! The format: tables of one lake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -16,7 +16,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::action::{Action, Format, Metadata, push_line};
-use crate::log::Log;
+use crate::log::{Log, State};
 use crate::protocol::protocol_for;
 use crate::schema::{StructType, has_timestamp_ntz};
 use crate::store::{Lake, Put};
@@ -112,17 +112,19 @@ impl TableFormat for DeltaFormat {
 
     async fn create(&self, folder: &str, definition: &Definition) -> Result<Box<dyn Table>> {
         let log = self.log(folder)?;
-        let body = creation(definition).map_err(|e| e.with("table", folder))?;
+        let stood = Utc::now();
+        let (state, body) = creation(definition).map_err(|e| e.with("table", folder))?;
         let path = log.commit_path(0);
         if let Some(folder) = self.lake.local_path(&log.log_folder()) {
             make_folder(folder).await?;
         }
         match self.lake.put_new(&path, body.into()).await {
-            Put::Created | Put::Exists => {}
+            Put::Created => return Ok(Box::new(DeltaTable::at(log, state, stood)?)),
+            Put::Exists => {}
             Put::Failed(e) | Put::Unknown(e) => return Err(e.with("table", folder)),
         }
         let table = DeltaTable::open(log).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "a table that was just made cannot be found")
+            Error::new(ErrorKind::Unavailable, "a table that somebody just made cannot be found")
                 .with("table", folder)
                 .hint("the store must show an object as soon as it is written")
         })?;
@@ -151,8 +153,8 @@ async fn make_folder(folder: std::path::PathBuf) -> Result<()> {
         })
 }
 
-/// The commit that makes a table. It carries no rows: it is not fenced.
-fn creation(definition: &Definition) -> Result<Vec<u8>> {
+/// The commit that makes a table, and what the table is then. It carries no rows: it is not fenced.
+fn creation(definition: &Definition) -> Result<(State, Vec<u8>)> {
     check_columns(&definition.schema, &definition.partition_by)?;
     let columns = StructType::of(&definition.schema)?;
     let now = Utc::now().timestamp_millis();
@@ -179,7 +181,8 @@ fn creation(definition: &Definition) -> Result<Vec<u8>> {
     });
     let mut body = Vec::new();
     push_line(&mut body, &Action::Info(&info))?;
-    push_line(&mut body, &Action::Protocol(&protocol_for(has_timestamp_ntz(&columns))))?;
+    let protocol = protocol_for(has_timestamp_ntz(&columns));
+    push_line(&mut body, &Action::Protocol(&protocol))?;
     push_line(&mut body, &Action::Metadata(&metadata))?;
-    Ok(body)
+    Ok((State { version: 0, protocol, metadata, transactions: HashMap::new() }, body))
 }

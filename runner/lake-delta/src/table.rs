@@ -13,7 +13,7 @@ use ingest_core::lake::{
 use ingest_core::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
-use crate::log::{Live, Log};
+use crate::log::{Live, Log, State};
 use crate::maintain::maintain;
 use crate::protocol::{check_readable, check_writable};
 use crate::read::scan;
@@ -35,9 +35,16 @@ impl DeltaTable {
     /// Opens the table at its newest version; `None` when there is none.
     pub async fn open(log: Log) -> Result<Option<Self>> {
         let stood = Utc::now();
-        let Some(state) = log.open().await? else { return Ok(None) };
+        match log.open().await? {
+            Some(state) => Self::at(log, state, stood).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A handle on a version that was the newest at a time.
+    pub fn at(log: Log, state: State, stood: DateTime<Utc>) -> Result<Self> {
         let snapshot = Snapshot::new(state).map_err(|e| e.with("table", &log.folder))?;
-        Ok(Some(Self { log, snapshot, live: Mutex::new(None), stood }))
+        Ok(Self { log, snapshot, live: Mutex::new(None), stood })
     }
 
     /// The live files at the handle's version.

@@ -100,6 +100,19 @@ async fn creation_survives_a_lost_answer() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_of_the_log_that_fails_does_not_undo_its_commit() {
+    let (store, format) = faulty();
+    let mut table = table(&format).await;
+    store.always(Operation::Put, "*.checkpoint.parquet", Fault::Deny);
+    for i in 0..101 {
+        append(&mut table, rows([i]), Some(i)).await.unwrap();
+    }
+    store.heal();
+    let reader = open(&format).await;
+    assert_eq!((reader.version(), reader.number(APP).await.unwrap()), (101, Some(100)));
+}
+
+#[tokio::test]
 async fn the_probe_finds_a_store_that_ignores_create_if_absent() {
     let (_, format) = faulty();
     format.probe().await.unwrap();

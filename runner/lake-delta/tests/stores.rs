@@ -46,10 +46,10 @@ async fn a_lake_on_an_azure_stand_in() {
 fn lakes_that_cannot_be_are_refused() {
     let none = BTreeMap::new();
     for url in ["ftp://host/lake", "http://host/lake", "s3://", "s3://a b/c"] {
-        let error = DeltaFormat::open(url, &none).err().expect("an error");
+        let error = DeltaFormat::open(url, &none).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConfigInvalid, "{url}");
     }
     let wrong = BTreeMap::from([("regoin".to_string(), "eu-west-1".to_string())]);
-    let error = DeltaFormat::open("s3://bucket/lake", &wrong).err().expect("an error");
+    let error = DeltaFormat::open("s3://bucket/lake", &wrong).unwrap_err();
     assert!(error.to_string().contains("regoin"), "{error}");
 }
