@@ -19,7 +19,7 @@ use crate::{
 /// | --- | --- | --- | --- |
 /// | `spec` | before any configuration exists | yes | nothing was done |
 /// | `open` | once per process and source | no | the configuration is well formed |
-/// | `check` | `ingest check`, and before a first load | no | the list is complete; empty = `plan` and `extract` have the rights they need |
+/// | `check` | `ingest check` | no | the list is complete; empty = `plan` and `extract` have the rights they need |
 /// | `schema` | `discover`, `plan`, `run`, once each | no | every selected stream, exact types |
 /// | `plan` | when nothing is planned, when a plan is complete | never two at a time | slices that give exactly what `then` claims |
 /// | `extract` | for many slices ([`Capabilities::parallel`]) | yes, but never twice at once for one slice | every row after `from` was given |

@@ -80,7 +80,15 @@ async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Obs
     }
     let asked = selection(&session.config, &options.selection);
     let discovered = discover(session, &asked).await?;
-    let targets = targets(&session.config, &session.spec, discovered, &options.selection)?;
+    let found = targets(&session.config, &session.spec, discovered, &options.selection);
+    let targets = match found {
+        // Only the whole list of streams holds the name that was meant.
+        Err(error) if error.kind() == ErrorKind::ConfigInvalid && !asked.select.is_empty() => {
+            let all = discover(session, &Selection::default()).await?;
+            return targets(&session.config, &session.spec, all, &options.selection).map_or_else(Err, |_| Err(error));
+        }
+        found => found?,
+    };
     round::Rounds::new(session, options, Arc::clone(observer)).run(targets).await
 }
 
