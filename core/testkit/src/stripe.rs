@@ -28,7 +28,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::http::{HttpServer, Request};
+use crate::http::{HttpServer, Request, Response};
 
 pub use self::state::State;
 
@@ -88,6 +88,11 @@ impl StripeServer {
             false => HttpServer::start_unrecorded(handler).await,
         };
         Self { http, state }
+    }
+
+    /// What it answers to a request that another server got: the honest part of a [`crate::hostile`] one.
+    pub fn answer(&self, request: &Request) -> Response {
+        answer::answer(&mut lock(&self.state), request)
     }
 
     /// The base URL, without a slash at the end.

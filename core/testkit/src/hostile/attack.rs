@@ -176,10 +176,9 @@ impl Attack {
             | A::LinkToPrivateNetwork
             | A::LinkToItself
             | A::HtmlWithStatus200
-            | A::TruncatedJson
-            | A::EmptyBody
-            | A::NotUtf8
             | A::NotGzip => Outcome::Fails(REFUSED_DATA),
+            // A body that is cut short may be asked for again before it is refused.
+            A::TruncatedJson | A::EmptyBody | A::NotUtf8 => Outcome::Fails(&[K::DataInvalid, K::Unavailable]),
             A::RedirectForEver | A::DeepJson | A::GzipBomb | A::EndlessBody => {
                 Outcome::Fails(&[K::LimitExceeded, K::DataInvalid])
             }
