@@ -1,5 +1,5 @@
 use futures::TryStreamExt;
-use object_store::{PutMode, WriteMultipart};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, WriteMultipart};
 
 use super::*;
 
