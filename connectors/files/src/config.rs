@@ -81,7 +81,7 @@ impl Default for FilesConfig {
 #[non_exhaustive]
 pub struct FileStream {
     /// Which files, relative to the root: `orders/*.csv`. `*` and `?` stop at `/`, `**` does not; `{a,b}` and `[0-9]` work.
-    /// Names that begin with `.`, `_` or `~` and those of uploads under way (`*.tmp`, `*.part`, …) are passed over.
+    /// `orders/` = `orders/**`. Names that begin with `.`, `_` or `~` and those of uploads under way (`*.tmp`, `*.part`, …) are passed over.
     pub path: String,
     /// The format. Left out, the ending of the names tells.
     pub format: Option<Format>,
@@ -235,12 +235,15 @@ impl Patterns {
     /// Compiles globs.
     pub fn new(globs: &[String]) -> Result<Self, String> {
         let compile = |glob: &String| {
-            let text = glob.trim_start_matches("./");
+            let mut text = glob.trim_start_matches("./").to_owned();
+            if text.ends_with('/') {
+                text.push_str("**");
+            }
             if text.is_empty() || text.starts_with('/') || text.split('/').any(|part| part == "..") {
                 return Err(format!("\"{glob}\" is not a path below the root"));
             }
-            let matcher = GlobBuilder::new(text).literal_separator(true).build().map_err(|e| e.to_string())?;
-            Ok((text.to_owned(), matcher.compile_matcher()))
+            let matcher = GlobBuilder::new(&text).literal_separator(true).build().map_err(|e| e.to_string())?;
+            Ok((text, matcher.compile_matcher()))
         };
         globs.iter().map(compile).collect::<Result<_, _>>().map(|globs| Self { globs, only: None })
     }

@@ -74,6 +74,7 @@ impl Files {
             file: file.clone(),
             handle: tokio::runtime::Handle::current(),
             temp_dir: self.context.temp_dir.clone(),
+            cancel: self.context.cancel.clone(),
         }
     }
 

@@ -15,6 +15,8 @@ use crate::store::{FileRef, Reading};
 
 /// Files that are looked at: the oldest, the newest, and some in between.
 const SAMPLED: usize = 16;
+/// Files that a listing keeps of the oldest and of the newest to choose from.
+const ENDS: usize = 2_048;
 /// Files that are looked at together.
 const TOGETHER: usize = 4;
 
@@ -81,29 +83,30 @@ struct Listed {
 }
 
 async fn listed(files: &Files, options: &StreamOptions) -> Result<Listed> {
-    let found: Arc<Mutex<(u64, u64, Vec<(i64, FileRef)>)>> = Arc::default();
+    let found: Arc<Mutex<Listed>> = Arc::default();
     let filled = found.clone();
+    let by_time = |file: &FileRef| (file.modified, file.path.clone());
     let notes = files
         .store
         .list(&options.patterns, move |file| {
-            let mut found = filled.lock().unwrap_or_else(PoisonError::into_inner);
             if file.size == 0 {
                 return;
             }
-            found.0 += 1;
-            found.1 += file.size;
-            found.2.push((file.modified, file));
+            let mut found = filled.lock().unwrap_or_else(PoisonError::into_inner);
+            found.count += 1;
+            found.bytes += file.size;
+            found.sample.push(file);
             // Of many files the oldest and the newest are enough to choose from.
-            if found.2.len() > 8_192 {
-                found.2.sort();
-                found.2.drain(4_096 / 2..8_192 - 4_096 / 2);
+            if found.sample.len() > 4 * ENDS {
+                found.sample.sort_by_cached_key(by_time);
+                found.sample.drain(ENDS..3 * ENDS);
             }
         })
         .await?;
-    let (count, bytes, mut all) = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
-    all.sort();
-    let sample = spread(all.len()).into_iter().filter_map(|i| all.get(i).map(|(_, file)| file.clone())).collect();
-    Ok(Listed { count, bytes, sample, notes })
+    let mut listed = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    listed.sample.sort_by_cached_key(by_time);
+    let sample = spread(listed.sample.len()).into_iter().filter_map(|i| listed.sample.get(i).cloned()).collect();
+    Ok(Listed { sample, notes, ..listed })
 }
 
 /// Which of `count` files are looked at: a quarter at the old end, half at the new one, a quarter in between.

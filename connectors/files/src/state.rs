@@ -175,11 +175,6 @@ impl Seen {
         let border = live.get(cut).cloned();
         self.border = border.max(self.border.take());
     }
-
-    /// How many files are kept one by one.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 fn path_hash(path: &str) -> u64 {
@@ -289,7 +284,7 @@ mod tests {
         }
         let (seen, bytes) = stored(&seen);
         assert!(bytes < 1 << 20, "{bytes} bytes");
-        assert!(seen.len() <= MOST);
+        assert!(seen.entries.len() <= MOST);
         assert!(files.iter().all(|f| seen.of(f) == Known::Same));
         let newest = file("in/late.csv", 1, 200_000 / 7 - 1);
         assert_eq!(seen.of(&newest), Known::New, "late files behind the border are still seen");
@@ -302,7 +297,7 @@ mod tests {
         let live = file("live", 1, 0);
         seen.add(&live);
         seen.shrink(vec![(0, "live".into())]);
-        assert_eq!(seen.len(), 1);
+        assert_eq!(seen.entries.len(), 1);
         assert_eq!(seen.of(&live), Known::Same);
         assert_eq!(seen.of(&file("new", 1, 0)), Known::New);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::StreamExt;
 use ingest_core::config::is_loopback;
-use ingest_core::{Error, ErrorKind, Result};
+use ingest_core::{CancellationToken, Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 use serde::{Deserialize, Serialize};
@@ -186,19 +186,22 @@ pub struct Reading {
     pub handle: Handle,
     /// Where files are copied to that cannot be read from front to back.
     pub temp_dir: PathBuf,
+    /// Fires when the run ends.
+    pub cancel: CancellationToken,
 }
 
 impl Reading {
     /// The bytes from `offset` on.
     pub fn bytes(&self, offset: u64) -> Result<Box<dyn Read + Send>, Fault> {
-        match &self.store {
+        let read: Box<dyn Read + Send> = match &self.store {
             Store::Local(_) => {
                 let mut file = self.local()?;
                 file.seek(SeekFrom::Start(offset))?;
-                Ok(Box::new(file.take(self.file.size.saturating_sub(offset))))
+                Box::new(file.take(self.file.size.saturating_sub(offset)))
             }
-            Store::Objects { .. } => Ok(Box::new(self.remote(offset)?)),
-        }
+            Store::Objects { .. } => Box::new(self.remote(offset)?),
+        };
+        Ok(Box::new(Stoppable { read, cancel: self.cancel.clone() }))
     }
 
     /// The whole file, with random access. One in an object store is copied to a temporary file first.
@@ -213,6 +216,9 @@ impl Reading {
                 let mut copy = tempfile::tempfile_in(&self.temp_dir).map_err(failed)?;
                 let mut read = self.remote(0)?;
                 while let Some(chunk) = read.chunk()? {
+                    if self.cancel.is_cancelled() {
+                        return Err(Error::cancelled().into());
+                    }
                     copy.write_all(&chunk).map_err(failed)?;
                 }
                 copy.rewind().map_err(failed)?;
@@ -275,7 +281,9 @@ async fn forward(
     let silent = |_| Error::new(ErrorKind::Timeout, "an object store stopped answering").with("file", &file.path);
     let got = tokio::time::timeout(SILENCE, store.get_opts(&location, options)).await.map_err(silent)?;
     let got = got.map_err(|e| read_fault(e, &file.path))?;
-    if got.meta.size != file.size {
+    // Not every server heeds the conditions of a request.
+    let is_other = |tag: &String| got.meta.e_tag.as_ref().is_some_and(|now| bare(now) != bare(tag));
+    if got.meta.size != file.size || file.etag.as_ref().is_some_and(is_other) {
         return Err(Fault::Changed);
     }
     let mut stream = got.into_stream();
@@ -286,6 +294,11 @@ async fn forward(
         }
     }
     Ok(())
+}
+
+/// An etag without its quotes, which some listings leave out.
+fn bare(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
 }
 
 /// The body of an object as a blocking reader; it runs four chunks ahead at most.
@@ -311,6 +324,21 @@ impl Read for Chunks {
         let head = self.rest.split_to(into.len().min(self.rest.len()));
         into.get_mut(..head.len()).unwrap_or_default().copy_from_slice(&head);
         Ok(head.len())
+    }
+}
+
+/// A reader that ends when the run ends, also where nothing is passed on for long.
+struct Stoppable {
+    read: Box<dyn Read + Send>,
+    cancel: CancellationToken,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_cancelled() {
+            true => Err(Fault::from(Error::cancelled()).into()),
+            false => self.read.read(into),
+        }
     }
 }
 

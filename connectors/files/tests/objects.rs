@@ -81,6 +81,48 @@ async fn parquet_in_s3_is_read_through_a_temporary_file() {
     assert_eq!(load(source.as_ref(), "t").await.rows.len(), 5_000);
 }
 
+#[tokio::test]
+async fn azure_is_listed_and_read() {
+    let Some(server) = ingest_testkit::azurite::Azurite::shared().await else { return };
+    let container = server.container().await;
+    let store = container.store();
+    for (path, content) in [("in/1.csv", "id\n1\n"), ("in/2.csv", "id\n2\n"), ("inside.csv", "id\n9\n")] {
+        store.put(&Path::from(path), Bytes::from_static(content.as_bytes()).into()).await.expect("put");
+    }
+    let env: std::collections::HashMap<String, String> = container.env().into_iter().collect();
+    let source = open(json!({
+        "path": container.url(), "account": env["AZURE_STORAGE_ACCOUNT_NAME"],
+        "account_key": env["AZURE_STORAGE_ACCOUNT_KEY"], "endpoint": env["AZURE_STORAGE_ENDPOINT"],
+        "files": {"t": {"path": "in/*.csv"}},
+    }))
+    .await
+    .expect("open");
+    let mut table = Table::default();
+    run(source.as_ref(), "t", &mut table).await.expect("run");
+    assert_eq!(table.column("id"), ["1", "2"]);
+    store.put(&Path::from("in/2.csv"), Bytes::from_static(b"id\n3\n").into()).await.expect("put");
+    run(source.as_ref(), "t", &mut table).await.expect("run");
+    assert_eq!(table.column("id"), ["1", "3"]);
+}
+
+#[tokio::test]
+async fn google_cloud_storage_is_listed_and_read_over_a_stand_in() {
+    let Some(server) = ingest_testkit::gcs::GcsOverS3::start().await else { return };
+    let store = server.store();
+    for (path, content) in [("in/1.csv", "id\n1\n"), ("in/2.csv", "id\n2\n")] {
+        store.put(&Path::from(path), Bytes::from_static(content.as_bytes()).into()).await.expect("put");
+    }
+    let key = json!({"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": "",
+        "gcs_base_url": server.endpoint()});
+    let source = open(json!({
+        "path": format!("{}/in", server.url()), "service_account_key": key.to_string(), "endpoint": server.endpoint(),
+        "files": {"t": {"path": "*.csv"}},
+    }))
+    .await
+    .expect("open");
+    assert_eq!(load(source.as_ref(), "t").await.column("id"), ["1", "2"]);
+}
+
 /// A web server with one version of each file.
 async fn server() -> HttpServer {
     HttpServer::start(|request| async move {

@@ -246,15 +246,14 @@ impl Buffer {
             return Ok(());
         }
         let line = self.place.line + 1;
-        let is_break = |b: &u8| matches!(b, b'\n' | b'\r');
-        let why = match self.tokens.inside_quotes && data.iter().any(is_break) {
+        let why = match self.tokens.inside_quotes && memchr::memchr2(b'\n', b'\r', data).is_some() {
             true => "a quote that is not closed",
             false => "LimitExceeded: longer than `max_record`",
         };
         sink.bad(path, &format!("line {line}: {why}"), data)?;
         loop {
             let data = self.bytes.get(self.at..).unwrap_or_default();
-            if let Some(end) = data.iter().position(is_break) {
+            if let Some(end) = memchr::memchr2(b'\n', b'\r', data) {
                 // CR and LF may lie in two chunks.
                 let pair = data.get(end) == Some(&b'\r') && data.get(end + 1) == Some(&b'\n');
                 self.tokens.consumed = end + 1 + usize::from(pair);

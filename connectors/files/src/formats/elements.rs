@@ -253,7 +253,7 @@ impl<R: Read> Scan<R> {
             let fresh = self.bytes.get(from..).unwrap_or_default();
             let end = state.end_in(fresh);
             let looked = end.unwrap_or(fresh.len());
-            self.line += fresh.get(..looked).unwrap_or_default().iter().filter(|b| **b == b'\n').count() as u64;
+            self.line += memchr::memchr_iter(b'\n', fresh.get(..looked).unwrap_or_default()).count() as u64;
             from += looked;
             length += looked;
             if end.is_none() && !self.last {

@@ -167,7 +167,7 @@ impl Lines {
         let mut looked = 0;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let found = rest.get(looked..).and_then(|new| new.iter().position(|b| *b == b'\n'));
+            let found = rest.get(looked..).and_then(|new| memchr::memchr(b'\n', new));
             let (start, end, next) = match found {
                 Some(at) => (self.at, self.at + looked + at, self.at + looked + at + 1),
                 None if self.last && rest.is_empty() => return Ok(None),
@@ -211,7 +211,7 @@ impl Lines {
         self.place.line += 1;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let end = rest.iter().position(|b| *b == b'\n').map(|end| end + 1);
+            let end = memchr::memchr(b'\n', rest).map(|end| end + 1);
             let passed = end.unwrap_or(rest.len());
             self.place.offset += passed as u64;
             self.at += passed;

@@ -96,7 +96,7 @@ impl Sink {
 }
 
 /// Rows of a batch at most.
-pub const BATCH_ROWS: usize = 65_536;
+pub const BATCH_ROWS: usize = 16_384;
 
 /// What a file is to become.
 #[derive(Debug, Clone)]

@@ -148,7 +148,7 @@ impl Tokens {
     /// Takes the first line of a record that went wrong for bad, and goes on behind it.
     fn give_up_line(&mut self, data: &[u8], start: usize, before: u64, flaw: Flaw) {
         let rest = data.get(start..).unwrap_or_default();
-        let end = rest.iter().position(|b| matches!(b, b'\n' | b'\r')).map_or(data.len(), |at| start + at);
+        let end = memchr::memchr2(b'\n', b'\r', rest).map_or(data.len(), |at| start + at);
         self.bad.push(Bad { range: start..end, line: before + 1, flaw });
         self.consumed = after_break(data, end);
         self.line = before + 1;
@@ -198,7 +198,7 @@ impl Tokens {
         let mut escaped = 0;
         loop {
             let rest = data.get(at..)?;
-            let length = rest.iter().position(|b| *b == quote || *b == b'\n')?;
+            let length = memchr::memchr2(quote, b'\n', rest)?;
             at += length;
             if data.get(at) == Some(&b'\n') {
                 self.line += 1;
