@@ -106,6 +106,12 @@ impl Limiter {
         bucket.blocked_until = Some(bucket.blocked_until.map_or(until, |earlier| earlier.max(until)));
     }
 
+    /// How long a bucket still lets nobody through because the server said so; zero when it does not.
+    pub fn blocked(&self, name: &str) -> Duration {
+        let until = self.lock().get(name).and_then(|bucket| bucket.blocked_until);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
     /// Takes a token, possibly one that does not exist yet, and says how long to wait for it.
     fn reserve(&self, name: &str, rate: Rate) -> Duration {
         let now = Instant::now();
@@ -151,8 +157,10 @@ mod tests {
         let limiter = Limiter::default();
         let rate = Rate { per_second: 100.0, burst: 100.0 };
         limiter.block("account", Duration::from_secs(7));
+        assert_eq!(limiter.blocked("account").as_secs(), 7);
         let start = Instant::now();
         limiter.acquire("account", rate, &CancellationToken::new()).await.expect("not cancelled");
         assert_eq!(start.elapsed().as_secs(), 7);
+        assert_eq!((limiter.blocked("account"), limiter.blocked("another")), (Duration::ZERO, Duration::ZERO));
     }
 }

@@ -18,7 +18,7 @@ use ingest_testkit::http::{HttpServer, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use pages_of::{OBJECTS_PER_PAGE, page, schema};
+use pages_of::{OBJECTS_PER_PAGE, cpu_time, page, schema};
 
 const PAGES: usize = 2_000;
 const ROUNDS: usize = 7;
@@ -75,13 +75,6 @@ fn median(costs: &mut [Cost]) -> Cost {
     let cpu = costs[middle].cpu;
     costs.sort_unstable_by_key(|cost| cost.wall);
     Cost { wall: costs[middle].wall, cpu }
-}
-
-/// CPU time of this process so far, from the scheduler's nanosecond counter of each of its threads.
-fn cpu_time() -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    let nanos = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
-    Duration::from_nanos(nanos.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
 }
 
 /// Keep-alive, no parse: what the kernel and a loop cost.

@@ -336,6 +336,12 @@ impl Inner {
         Ok(())
     }
 
+    /// How long the server still wants to be left alone.
+    pub(crate) fn blocked(&self, buckets: &[(String, Rate)]) -> Duration {
+        let names = std::iter::once(&self.account).chain(buckets);
+        names.map(|(name, _)| self.limiter.blocked(name)).max().unwrap_or_default()
+    }
+
     /// Keeps everybody away from the buckets of a request for a while.
     pub(crate) fn block(&self, buckets: &[(String, Rate)], pause: Duration) {
         for (name, _) in std::iter::once(&self.account).chain(buckets) {

@@ -18,6 +18,9 @@ use crate::oauth::Token;
 use crate::retry::{Next, decide, retry_after};
 use crate::{Download, HttpClient, Refusal, Reply};
 
+/// What a first attempt gets even if waiting has used the budget up.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
+
 /// What a request wants of the body.
 #[derive(Clone, Copy)]
 enum Want {
@@ -78,7 +81,8 @@ fn too_slow(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, "an answer took too long").with("limit_s", limit.as_secs())
 }
 
-/// Repeats attempts within the budget. Waiting for a token of our own rate limit is not part of it.
+/// Repeats attempts within the budget. Waiting because the server throttles the account is part of it, waiting for a
+/// token of our own rate limit is not.
 async fn repeated(request: &Request, want: Want) -> Result<Got> {
     let inner = &request.client.0;
     let target = match &request.target {
@@ -91,9 +95,12 @@ async fn repeated(request: &Request, want: Want) -> Result<Got> {
     let (mut spent, mut number, mut renewed) = (Duration::ZERO, 1, false);
     let mut token = if target.credentials { token_for(&request.client).await.map_err(place)? } else { None };
     loop {
+        // Were the throttling of another call not counted, calls would end one budget after the other.
+        spent += inner.blocked(&request.buckets);
         inner.acquire(&request.buckets).await?;
         let begun = Instant::now();
-        let left = inner.retry.budget.saturating_sub(spent);
+        let floor = if number == 1 { FIRST_ATTEMPT.min(inner.retry.budget) } else { Duration::ZERO };
+        let left = inner.retry.budget.saturating_sub(spent).max(floor);
         let done = {
             let _permit = inner.in_flight.acquire().await.map_err(|_| Error::cancelled())?;
             tokio::select! {

@@ -149,6 +149,21 @@ async fn throttling_keeps_everybody_away_from_the_account() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_that_are_throttled_together_are_given_up_together() {
+    let server = HttpServer::start(|_| async { Response::status(429).header("retry-after", "60") }).await;
+    let client = client(server.url());
+    let begun = Instant::now();
+    let first = client.get("/a").start();
+    server.wait_for(1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let others: Vec<_> = (0..5).map(|_| client.get("/b").start()).collect();
+    for call in others.into_iter().chain([first]) {
+        assert_eq!(call.await.expect_err("throttled").kind(), ErrorKind::Unavailable);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(91), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_take_tokens_of_the_account_and_of_their_own_buckets() {
     let server = HttpServer::start(|_| async { Response::json("{}") }).await;
     let mut config = config(server.url());
