@@ -1,8 +1,8 @@
 //! What reading costs against the limit: our extract to nowhere, in turns with `psql \copy … to /dev/null`.
 //!
-//! A table like TPC-H `lineitem` is generated in a private server. `INGEST_BENCH_ROWS` (default 6,001,215: scale factor
-//! 1) and `INGEST_BENCH_TURNS` (default 3) change its size and the number of turns; medians are printed. CPU is that of
-//! the client alone, user and system, in microseconds a row.
+//! A table like TPC-H `lineitem` is generated in a private server. `INGEST_BENCH_ROWS` is its size (by default that of
+//! scale factor 1), `INGEST_BENCH_TURNS` the number of turns (by default three); medians are printed. CPU is that of the
+//! client alone, user and system, in microseconds a row.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -92,6 +92,7 @@ pub(crate) async fn window(
         doubt.is_none()
     });
     let versions = table.has_versions();
+    warnings.extend(held_back(moment).filter(|_| versions));
     let mut window = Window {
         column: column.name.clone(),
         nulls: !column.not_null && (position.is_none() || trusted),
@@ -163,6 +164,15 @@ fn doubt(table: &Table, position: &Progress, moment: &Horizon) -> Option<&'stati
     }
     (position.files != table.files())
         .then_some("the table was rewritten since the last run, or partitions were attached or detached")
+}
+
+/// What is said when rows wait for a transaction that has been open for long. A short one is the rule on a busy server.
+fn held_back(moment: &Horizon) -> Option<String> {
+    let began = moment.oldest.filter(|began| moment.horizon < moment.next && moment.now - began > 60 * SECOND)?;
+    Some(format!(
+        "transactions are open that have written, the oldest open one since {}: what was committed after they began to write waits for the next run",
+        text::micros(began, true)
+    ))
 }
 
 /// Above which value rows of open transactions may still come. `None` = any.
@@ -278,6 +288,15 @@ mod tests {
         assert_eq!(next_low(&id, Some(&position), &horizon(Some(0), 0)), None);
         assert_eq!(next_low(&id, Some(&position), &horizon(Some(SLACK * 2 + 1), 0)).as_deref(), Some("20"));
         assert_eq!(next_low(&id, Some(&position), &horizon(None, 0)), None, "what is open cannot be seen");
+    }
+
+    #[test]
+    fn only_a_transaction_that_is_open_for_long_is_worth_a_word() {
+        let at =
+            |horizon, oldest| Horizon { horizon, next: 12, oldest: Some(oldest), now: 1_000 * SECOND, system: None };
+        assert!(held_back(&at(10, 900 * SECOND)).is_some());
+        assert!(held_back(&at(10, 999 * SECOND)).is_none());
+        assert!(held_back(&at(12, 900 * SECOND)).is_none(), "it has not written");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod streams;
 mod text;
 mod tls;
 mod types;
+mod values;
 mod wire;
 mod work;
 
