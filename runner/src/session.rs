@@ -139,10 +139,9 @@ fn sweep_temp_dirs(parent: &std::path::Path) {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(TEMP_PREFIX)?.split('-').next());
         let Some(Ok(pid)) = owner.map(str::parse::<u32>) else { continue };
-        if cfg!(target_os = "linux") && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::debug!(%error, "the temporary files of a dead run stay");
-            }
+        let dead = cfg!(target_os = "linux") && !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::debug!(%error, "the temporary files of a dead run stay");
         }
     }
 }

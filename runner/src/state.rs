@@ -18,11 +18,10 @@ pub async fn streams(author: &Author, glob: Option<&str>) -> Result<Vec<StreamNa
     let mut found = Vec::new();
     let root = format!("_ingest/streams/{}", author.source);
     for folder in author.documents.folders(&root).await? {
-        if let Some(document) = latest_stream(&author.documents, &author.source, &folder).await? {
-            if glob.is_none_or(|glob| glob_matches(glob, document.stream.as_str())) {
-                found.push(document.stream);
-            }
-        }
+        let document = latest_stream(&author.documents, &author.source, &folder).await?;
+        found.extend(
+            document.map(|d| d.stream).filter(|name| glob.is_none_or(|glob| glob_matches(glob, name.as_str()))),
+        );
     }
     if found.is_empty() {
         let what = glob.map_or_else(

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `target` | catalog and configuration, made one per stream |
 //! | `planning` | plans found open in the lake, or made new |
+//! | `work`, `jobs` | a stream on its way, and the slices that are left of it |
 //! | `lane` | takes slices, extracts them, retries |
 //! | `writer` | the thread of a lane: conform, encode, cut files at marks |
 //! | `stream` | the task of a stream: commits |
@@ -11,6 +12,7 @@
 //! | `vigil` | leases, progress, watchdog |
 
 mod budget;
+mod jobs;
 mod lane;
 mod planning;
 mod quarantine;
@@ -18,6 +20,7 @@ mod round;
 mod stream;
 mod target;
 mod vigil;
+mod work;
 mod writer;
 
 use std::sync::Arc;

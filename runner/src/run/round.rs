@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use ingest_catalog::{Feed, Lease, record_stream};
 use ingest_core::lake::WriterOptions;
-use ingest_core::{Error, ErrorKind, Intent, Mode, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode};
+use ingest_core::{Error, ErrorKind, Intent, Mode, Result, Shape, Slice, SliceId, StreamName, WriteMode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::Budget;
-use super::lane::{Lanes, Remaining, SliceJob, lowest, settle};
+use super::jobs::{bounded_jobs, feed_jobs};
+use super::lane::{Lanes, Remaining, settle};
 use super::planning::{Ask, OpenPlan, Planned, make};
 use super::quarantine::Quarantine;
-use super::stream::{Counters, Finished, Message, SliceKey, StreamShared, StreamTask, conform_to};
+use super::stream::{Counters, Finished, Message, StreamShared, StreamTask, conform_to};
 use super::target::Target;
-use super::writer::{Removals, SliceStream, WriterSettings};
+use super::work::{Line, State, Work, count, fail, settled};
+use super::writer::{Removals, WriterSettings};
 use super::{RunOptions, millis, retried, vigil};
 use crate::commit::{Author, Change, Committer, Floor, Held, effective_positions};
 use crate::events::{ErrorReport, Event, Observer, StreamReport};
@@ -51,42 +53,6 @@ pub struct Rounds<'a> {
     shown: Mutex<HashSet<String>>,
     /// Reports of streams whose task panicked.
     lost: Mutex<Vec<StreamReport>>,
-}
-
-/// A stream in a run.
-struct Work {
-    target: Target,
-    /// With the stream's task while it is read.
-    committer: Option<Committer>,
-    report: StreamReport,
-    started: Instant,
-    /// All rows give way to those that are read now.
-    refresh: bool,
-    plan: Option<Arc<OpenPlan>>,
-    /// The plan was made by an earlier run: what came to the source since then is not in it.
-    resumed: bool,
-    expiries: usize,
-    state: State,
-}
-
-impl Work {
-    fn committer(&self) -> &Committer {
-        self.committer.as_ref().expect("the committer is here between rounds")
-    }
-
-    fn committer_mut(&mut self) -> &mut Committer {
-        self.committer.as_mut().expect("the committer is here between rounds")
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// To be planned and read.
-    Due,
-    /// Everything is in the table.
-    Done,
-    /// Failed, with the error in the report.
-    Failed,
 }
 
 impl<'a> Rounds<'a> {
@@ -711,154 +677,4 @@ struct Started {
 struct Running {
     work: Work,
     started: Started,
-}
-
-/// A stream while it is read.
-struct Line {
-    work: Work,
-    shared: Arc<StreamShared>,
-    plan: Arc<OpenPlan>,
-    task: AbortOnDropHandle<Finished>,
-    /// Bounded slices that are left, by index.
-    left: Vec<u32>,
-    /// Where those that were begun stand.
-    open: BTreeMap<u32, Stored>,
-    removals: Removals,
-    /// Positions of the checkpoint when the round began.
-    positions: BTreeMap<SliceId, Stored>,
-    /// Their generation.
-    generation: Option<i64>,
-    remaining: Arc<Remaining>,
-    closed: bool,
-}
-
-/// Jobs of all bounded slices that at least one stream still wants, stream by stream.
-fn bounded_jobs(lines: &[Line]) -> Vec<SliceJob> {
-    let mut jobs = Vec::new();
-    let mut seen: HashSet<(String, u32)> = HashSet::new();
-    for line in lines {
-        for index in &line.left {
-            if !seen.insert((line.plan.id().to_owned(), *index)) {
-                continue;
-            }
-            let slice = &line.plan.slices()[*index as usize];
-            // Streams that have the slice already neither get its rows again nor wait for it.
-            let serving: Vec<&Line> = lines
-                .iter()
-                .filter(|other| Arc::ptr_eq(&other.plan, &line.plan) && slice.streams.contains(&other.shared.name))
-                .filter(|other| other.left.binary_search(index).is_ok())
-                .collect();
-            let streams = serving
-                .iter()
-                .map(|other| SliceStream {
-                    shared: Arc::clone(&other.shared),
-                    from: other.open.get(index).cloned(),
-                    removals: other.removals,
-                })
-                .collect();
-            let remaining = serving.iter().map(|other| Arc::clone(&other.remaining)).collect();
-            jobs.push(SliceJob {
-                plan: Arc::clone(&line.plan),
-                index: *index as usize,
-                key: SliceKey::Bounded(*index),
-                streams,
-                remaining,
-            });
-        }
-    }
-    jobs
-}
-
-/// Jobs of all feeds, for the streams whose bounded part is closed.
-fn feed_jobs(lines: &[Line], feeds: &[Feed]) -> Vec<SliceJob> {
-    let mut jobs = Vec::new();
-    let mut seen: HashSet<(String, usize)> = HashSet::new();
-    for line in lines {
-        for (index, slice) in line.plan.slices().iter().enumerate() {
-            if slice.shape != Shape::Feed || !seen.insert((line.plan.id().to_owned(), index)) {
-                continue;
-            }
-            let streams: Vec<SliceStream> = lines
-                .iter()
-                .filter(|other| Arc::ptr_eq(&other.plan, &line.plan) && slice.streams.contains(&other.shared.name))
-                .filter(|other| other.closed && !other.shared.failed.load(Ordering::Acquire))
-                .filter_map(|other| {
-                    let from = feed_position(other, &slice.id, feeds);
-                    if from.is_none() {
-                        other.shared.fail(
-                            Error::unexpected("the connector planned a feed and gave the stream no position in it")
-                                .with("stream", &other.shared.name)
-                                .with("slice", &slice.id),
-                        );
-                    }
-                    let from = Some(from?);
-                    Some(SliceStream { shared: Arc::clone(&other.shared), from, removals: Removals::Apply })
-                })
-                .collect();
-            if streams.is_empty() || lowest(&streams).is_none() {
-                continue;
-            }
-            jobs.push(SliceJob {
-                plan: Arc::clone(&line.plan),
-                index,
-                key: SliceKey::Feed(slice.id.clone()),
-                streams,
-                remaining: Vec::new(),
-            });
-        }
-    }
-    jobs
-}
-
-/// Where a table stands in a feed: what its plan has just handed over, else what it held before.
-fn feed_position(line: &Line, feed: &SliceId, feeds: &[Feed]) -> Option<Stored> {
-    if let Some(then) = line.plan.then(&line.shared.name).get(feed) {
-        return then.clone();
-    }
-    let committed = line.positions.get(feed)?;
-    let claim = feeds
-        .iter()
-        .filter(|document| document.feed == feed.as_str())
-        .filter_map(|document| document.members.get(&line.shared.name)?.at.as_ref())
-        .find(|claim| Some(claim.generation) == line.generation);
-    Some(
-        claim
-            .map_or(committed, |claim| if claim.position.seq > committed.seq { &claim.position } else { committed })
-            .clone(),
-    )
-}
-
-async fn settled(line: &Line) -> bool {
-    let answer = line.remaining.settled.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(answer) = answer else { return false };
-    match answer.await {
-        Ok(Ok(settled)) => settled == super::stream::Settled::Closed,
-        Ok(Err(error)) => {
-            line.shared.fail(error);
-            false
-        }
-        Err(_) => false,
-    }
-}
-
-/// Adds the figures of a round to the report, and answers the first error.
-fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> {
-    let counters = &shared.counters;
-    report.rows_read += counters.rows_read.load(Ordering::Relaxed);
-    report.bytes_read += counters.bytes_read.load(Ordering::Relaxed);
-    report.rows_rescued += counters.rows_rescued.load(Ordering::Relaxed);
-    report.rows_quarantined += counters.rows_quarantined.load(Ordering::Relaxed);
-    report.rows_written += counters.rows_written.load(Ordering::Relaxed);
-    report.files += counters.files.load(Ordering::Relaxed);
-    report.bytes_written += counters.bytes_written.load(Ordering::Relaxed);
-    report.partial |= counters.partial.load(Ordering::Relaxed);
-    let version = counters.version.load(Ordering::Relaxed);
-    report.commit_version = version.checked_sub(1).or(report.commit_version);
-    shared.error.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-fn fail(w: &mut Work, error: &Error) {
-    w.state = State::Failed;
-    let error = error.replicate().with("stream", &w.target.stream.name);
-    w.report.error.get_or_insert_with(|| ErrorReport::from(&error));
 }

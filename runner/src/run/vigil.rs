@@ -72,7 +72,7 @@ pub async fn watch(
             }
         }
         let idle = clock.now_micros().unsigned_abs().saturating_sub(activity.load(Ordering::Relaxed)) / 1_000_000;
-        if idle >= HEARTBEAT && idle % HEARTBEAT == 0 {
+        if idle >= HEARTBEAT && idle.is_multiple_of(HEARTBEAT) {
             observer.event(&Event::Heartbeat { idle_seconds: idle });
         }
         if idle >= stall.as_secs() {
