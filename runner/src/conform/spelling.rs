@@ -95,7 +95,7 @@ pub(super) fn instant(text: &str) -> Option<i64> {
 }
 
 fn micros(time: NaiveDateTime, text: &str) -> Option<i64> {
-    let fits = (1..=9999).contains(&time.year()) && time.nanosecond() % 1_000 == 0;
+    let fits = (1..=9999).contains(&time.year()) && time.nanosecond().is_multiple_of(1_000);
     // Digits beyond nanoseconds are dropped by the parser, leap seconds are folded: both would be a change.
     let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
     let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();

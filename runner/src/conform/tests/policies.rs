@@ -148,7 +148,7 @@ fn wider_source_type_is_checked_value_by_value() {
         let setting = Setting::new(&source).table(&table).policy(policy);
         let conform = setting.reconcile().expect("a schema");
         assert!(!conform.widens());
-        assert!(matches!(&conform.changes()[..], [SchemaChange::Retyped { handling: Handling::Checked, .. }]));
+        assert!(matches!(conform.changes(), [SchemaChange::Retyped { handling: Handling::Checked, .. }]));
         let came: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), Some(1 << 40), None]));
         let conformed = setting.batch(batch([("n", came)])).expect("a batch");
         let n = column(&conformed, "n").as_primitive::<Int32Type>();
@@ -166,7 +166,7 @@ fn other_source_type_is_rescued_where_it_says_nothing_to_the_table() {
     for policy in [Evolve, Rescue] {
         let setting = Setting::new(&source).table(&table).policy(policy);
         let conform = setting.reconcile().expect("a schema");
-        assert!(matches!(&conform.changes()[..], [SchemaChange::Retyped { handling: Handling::Rescued, .. }]));
+        assert!(matches!(conform.changes(), [SchemaChange::Retyped { handling: Handling::Rescued, .. }]));
         let came: ArrayRef = Arc::new(arrow_array::BooleanArray::from(vec![Some(true), None]));
         let conformed = setting.batch(batch([("n", came)])).expect("a batch");
         assert_eq!(column(&conformed, "n").null_count(), 2);
