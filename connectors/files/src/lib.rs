@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod clients;
 mod config;
 mod connector;
 mod extract;
