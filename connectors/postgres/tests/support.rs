@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_array::RecordBatch;
-use ingest_connector_postgres::{Position, Postgres as Connector, Work};
+use ingest_connector_postgres::Postgres as Connector;
 use ingest_core::{
     Builtin, Context, Done, Error, Event, Factory, Intent, Json, Mode, Plan, PlanRequest, Result, Selected, Selection,
     Slice, SliceId, Source, Stored, Stream, StreamName,
@@ -188,13 +188,6 @@ pub fn fails<T>(result: Result<T>) -> Error {
         Ok(_) => panic!("it must fail"),
         Err(error) => error,
     }
-}
-
-/// Work and position of this connector, for tests that look inside.
-pub fn typed(plan: &Plan<Json, Stored>) -> (Vec<Work>, Vec<Position>) {
-    let works = plan.slices.iter().map(|s| serde_json::from_value(s.work.clone()).expect("our work"));
-    let positions = plan.then.values().flat_map(|p| p.values()).flatten();
-    (works.collect(), positions.map(|p| serde_json::from_value(p.at.clone()).expect("our position")).collect())
 }
 
 /// Fails unless the ids are exactly `first..=last`; says what is lost and what is double.
