@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ingest_core::ErrorKind;
 use ingest_lake_delta::DeltaFormat;
 use ingest_testkit::azurite::Azurite;
+use ingest_testkit::gcs::GcsOverS3;
 use ingest_testkit::s3::S3;
 
 use crate::support::*;
@@ -40,6 +41,13 @@ async fn a_lake_on_an_azure_stand_in() {
     let container = server.container().await;
     let options: BTreeMap<String, String> = without_plain_http(container.env());
     two_runs_share_a_table(DeltaFormat::open(&format!("{}/lake", container.url()), &options).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_lake_on_a_google_cloud_storage_stand_in() {
+    let Some(server) = GcsOverS3::start().await else { return };
+    let options: BTreeMap<String, String> = server.env().into_iter().collect();
+    two_runs_share_a_table(DeltaFormat::open(&format!("{}/lake", server.url()), &options).unwrap()).await;
 }
 
 #[test]
