@@ -1,7 +1,8 @@
 //! CPU of reading CSV and NDJSON through the connector into Parquet, as a ratio to the plain arrow-rs readers into the
 //! same Parquet writer, taken in turns.
 //!
-//! `cargo bench -p ingest-connector-files --bench decode [-- ROWS]`; the figures are in README.md.
+//! `cargo bench -p ingest-connector-files --bench decode [-- ROWS]`; with `memory` instead of a number it says what a
+//! record of 200 MB costs.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -21,6 +22,9 @@ use parquet::file::properties::WriterProperties;
 const ROUNDS: usize = 5;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "memory") {
+        return memory();
+    }
     let rows: u64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir().expect("temporary folder");
     write_csv(&dir.path().join("orders.csv"), rows);
@@ -53,6 +57,21 @@ fn main() {
             );
         }
     }
+}
+
+/// Reads a file with one record of 200 MB among small ones and says how much memory that took.
+fn memory() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut file = BufWriter::new(File::create(dir.path().join("huge.csv")).expect("file"));
+    file.write_all(b"id,text\n1,a\n2,").expect("write");
+    (0..200).for_each(|_| file.write_all(&[b'x'; 1_000_000]).expect("write"));
+    file.write_all(b"\n3,c\n").expect("write");
+    drop(file);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let rows = runtime.block_on(connector(dir.path(), "huge", true));
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM unknown");
+    println!("a record of 200 MB, max_record 64MiB: {rows} rows read, peak {peak}");
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
