@@ -88,7 +88,16 @@ impl Postgres {
         let mut replica = Self::prepare(self.bin.clone());
         replica.password.clone_from(&self.password);
         let mut copy = replica.program("pg_basebackup");
-        copy.arg("-h").arg(&self.folder).args(["-p", &self.port.to_string(), "-U", "postgres", "-R", "-c", "fast", "-D"]);
+        copy.arg("-h").arg(&self.folder).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-R",
+            "-c",
+            "fast",
+            "-D",
+        ]);
         let output = copy.arg(replica.data()).env("PGPASSWORD", &self.password).output().expect("pg_basebackup runs");
         assert!(output.status.success(), "pg_basebackup fails: {}", String::from_utf8_lossy(&output.stderr));
         replica.configure(&format!("unix_socket_directories='{}'\n", replica.folder.display()));
