@@ -361,7 +361,7 @@ impl<'a> Rounds<'a> {
         let seq = plan.slices().iter().any(ordered)
             || table.as_ref().is_some_and(|table| table.column_with_name(ingest_core::columns::SEQ).is_some());
         let conform = conform_to(&self.author.format, &w.target, &w.target.stream.schema, table.as_ref(), seq)?;
-        let definition = w.target.definition(Arc::clone(conform.storage()));
+        let definition = w.target.definition(&conform);
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
         self.record_schema(w).await;

@@ -11,6 +11,7 @@ use ingest_core::{
 };
 
 use crate::config::{DataClass, SchemaPolicy, SourceConfig, StreamOptions};
+use crate::conform::Conform;
 
 /// A stream with everything that the configuration says of it, checked.
 #[derive(Debug, Clone)]
@@ -229,10 +230,12 @@ fn cursor(stream: &Stream, mode: Mode, options: &StreamOptions) -> Result<Option
 
 impl Target {
     /// The definition of the table, where there is none yet.
-    pub fn definition(&self, storage: SchemaRef) -> Definition {
+    pub fn definition(&self, conform: &Conform) -> Definition {
+        // The configuration speaks of the source's columns; the table may have to spell them otherwise.
+        let stored = |column: &String| conform.stored_name(column).unwrap_or(column).to_owned();
         Definition {
-            schema: storage,
-            partition_by: self.options.partition_by.clone().unwrap_or_default(),
+            schema: Arc::clone(conform.storage()),
+            partition_by: self.options.partition_by.iter().flatten().map(stored).collect(),
             description: Some(format!("{} (ingest)", self.stream.name)),
         }
     }
