@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod late_rows;
+mod network;
 mod structure;
 mod survive;
 mod workspace;
