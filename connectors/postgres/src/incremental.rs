@@ -113,6 +113,8 @@ pub(crate) async fn window(
         && let (Some(bound), Some(upto)) = (&low, &upto)
     {
         low = Some(lower_of(connection, table, column, bound, upto).await?);
+        // What this window leaves to the next is what the next one takes, also at the highest value itself.
+        window.next_low.clone_from(&low);
     }
     let progress = Progress {
         column: column.name.clone(),

@@ -130,8 +130,10 @@ pub(crate) fn window_conditions(window: &Window, from: Option<&Position>) -> Res
         Some(Position::Upto(value)) => Some(value),
         _ => None,
     };
-    if let Some(low) = resumed.or(window.low.as_ref()) {
-        conditions.push(format!("({column} > {}{or_null})", SQL.text(low)?));
+    // What was read in order ends after its last value; a bound of late rows is one that they may still have.
+    let from = resumed.map(|value| (">", value)).or(window.low.as_ref().map(|low| (">=", low)));
+    if let Some((above, low)) = from {
+        conditions.push(format!("({column} {above} {}{or_null})", SQL.text(low)?));
     }
     match (&window.after, window.since) {
         (Some(after), Some(xid)) => {
@@ -147,7 +149,7 @@ pub(crate) fn window_conditions(window: &Window, from: Option<&Position>) -> Res
     if let Some(xid) = window.before {
         let later = written_since(xid);
         conditions.push(match &window.next_low {
-            Some(low) => format!("NOT (({column} > {}{or_null}) AND {later})", SQL.text(low)?),
+            Some(low) => format!("NOT (({column} >= {}{or_null}) AND {later})", SQL.text(low)?),
             None => format!("NOT ({later})"),
         });
     }
