@@ -5,6 +5,7 @@
 mod cli;
 mod late_rows;
 mod network;
+mod sample_database;
 mod structure;
 mod survive;
 mod workspace;
