@@ -6,6 +6,7 @@ mod cli;
 mod late_rows;
 mod network;
 mod sample_database;
+mod stripe;
 mod structure;
 mod survive;
 mod workspace;
