@@ -8,12 +8,12 @@ use super::{assert_exactly, counts};
 use crate::cli::{Project, signal, wait};
 
 const RUN: [&str; 5] = ["run", "--source", "shop", "--progress", "off"];
-/// More commits than may wait behind each other, so that a run is never done reading when it is interrupted.
-const FILES: i64 = 150;
-const ROWS: i64 = 1_000;
+/// Little memory makes many marks and as many commits, so that a run is not done reading when it is interrupted.
+const FILES: i64 = 80;
+const ROWS: i64 = 4_000;
 
 fn project() -> Project {
-    let configuration = "lake: {commit_interval: 0s}\nmemory: 64MiB\n\
+    let configuration = "lake: {commit_interval: 0s}\nmemory: 32MiB\n\
         sources:\n  shop:\n    connector: files\n    path: ./data\n    files: {orders: {path: \"*.csv\"}}\n";
     let mut project = Project::new(configuration);
     for file in 0..FILES {
