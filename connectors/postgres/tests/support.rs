@@ -18,17 +18,37 @@ pub struct Shop {
     pub server: &'static Postgres,
     pub database: Database,
     pub config: Json,
+    /// Held by tests that must be alone on their server.
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl Shop {
     /// A new database with these tables; `None` where the server is skipped.
     pub async fn new(sql: &str) -> Option<Self> {
-        let server = Postgres::shared()?;
+        Self::on(Postgres::shared()?, None, sql).await
+    }
+
+    /// As [`Shop::new`], on a server where no other test has a transaction: what is open anywhere on a server holds windows
+    /// back.
+    pub async fn alone(sql: &str) -> Option<Self> {
+        static SERVER: std::sync::OnceLock<Option<Postgres>> = std::sync::OnceLock::new();
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let turn = TURN.lock().await;
+        let server =
+            SERVER.get_or_init(|| Postgres::private(&ingest_testkit::postgres::Options::default())).as_ref()?;
+        Self::on(server, Some(turn), sql).await
+    }
+
+    async fn on(
+        server: &'static Postgres,
+        turn: Option<tokio::sync::MutexGuard<'static, ()>>,
+        sql: &str,
+    ) -> Option<Self> {
         let database = server.database().await;
         database.client.batch_execute(sql).await.expect("valid SQL");
         let config = json!({"host": "127.0.0.1", "port": server.port(), "database": database.name, "user": "postgres",
             "password": server.password()});
-        Some(Self { server, database, config })
+        Some(Self { server, database, config, _turn: turn })
     }
 
     pub async fn sql(&self, sql: &str) {

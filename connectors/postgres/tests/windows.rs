@@ -10,7 +10,7 @@ const EVENTS: &str = "CREATE TABLE e (id bigserial PRIMARY KEY, updated_at times
 #[tokio::test]
 async fn each_run_reads_what_was_committed_since_the_last() {
     for cursor in ["updated_at", "id"] {
-        let Some(shop) = Shop::new(EVENTS).await else { return };
+        let Some(shop) = Shop::alone(EVENTS).await else { return };
         let source = shop.open().await;
         let how = &mut How::by(cursor);
         assert_range(&run(&*source, "public.e", how).await.expect("the first load"), "id", 1, 100);
@@ -26,7 +26,7 @@ async fn each_run_reads_what_was_committed_since_the_last() {
 #[tokio::test]
 async fn a_commit_below_the_high_water_mark_is_read_once() {
     for cursor in ["updated_at", "id"] {
-        let Some(shop) = Shop::new(EVENTS).await else { return };
+        let Some(shop) = Shop::alone(EVENTS).await else { return };
         let source = shop.open().await;
         let how = &mut How::by(cursor);
         run(&*source, "public.e", how).await.expect("the first load");
@@ -47,7 +47,7 @@ async fn a_commit_below_the_high_water_mark_is_read_once() {
 
 #[tokio::test]
 async fn a_late_commit_of_a_savepoint_is_read_once() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How::by("id");
     run(&*source, "public.e", how).await.expect("the first load");
@@ -67,7 +67,7 @@ async fn a_late_commit_of_a_savepoint_is_read_once() {
 #[tokio::test]
 async fn a_transaction_that_is_open_during_the_first_load_is_read_by_the_next_run() {
     for read_by in ["ctid", "key"] {
-        let Some(shop) = Shop::new(EVENTS).await else { return };
+        let Some(shop) = Shop::alone(EVENTS).await else { return };
         let shop = shop.with("read", read_by);
         let late = shop.server.client(&shop.database.name).await;
         late.batch_execute("BEGIN; INSERT INTO e (note) VALUES ('late')").await.expect("valid SQL");
@@ -83,7 +83,7 @@ async fn a_transaction_that_is_open_during_the_first_load_is_read_by_the_next_ru
 
 #[tokio::test]
 async fn writers_in_parallel_lose_and_double_nothing() {
-    let Some(shop) = Shop::new(
+    let Some(shop) = Shop::alone(
         "CREATE TABLE e (id bigserial, updated_at timestamptz DEFAULT now()); CREATE INDEX ON e (updated_at)",
     )
     .await
@@ -121,7 +121,7 @@ async fn writers_in_parallel_lose_and_double_nothing() {
 
 #[tokio::test]
 async fn a_million_equal_cursors_are_no_trouble() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How { batch_bytes: 16 << 10, ..How::by("updated_at") };
     run(&*source, "public.e", how).await.expect("the first load");
@@ -139,7 +139,7 @@ async fn a_million_equal_cursors_are_no_trouble() {
 
 #[tokio::test]
 async fn a_window_resumes_from_every_mark() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How { batch_bytes: 16 << 10, ..How::by("updated_at") };
     run(&*source, "public.e", how).await.expect("the first load");
@@ -167,7 +167,7 @@ async fn a_window_resumes_from_every_mark() {
 
 #[tokio::test]
 async fn a_window_gives_the_same_rows_when_it_is_read_again() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
     run(&*source, "public.e", how).await.expect("the first load");
@@ -184,7 +184,7 @@ async fn a_window_gives_the_same_rows_when_it_is_read_again() {
 
 #[tokio::test]
 async fn updates_come_again_with_their_new_cursor() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
     run(&*source, "public.e", how).await.expect("the first load");
@@ -196,7 +196,7 @@ async fn updates_come_again_with_their_new_cursor() {
 
 #[tokio::test]
 async fn rows_without_a_cursor_are_read_once() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     shop.sql("INSERT INTO e (updated_at) VALUES (NULL), (NULL)").await;
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
@@ -209,7 +209,7 @@ async fn rows_without_a_cursor_are_read_once() {
 
 #[tokio::test]
 async fn a_cursor_in_the_far_future_hides_nothing() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     shop.sql("INSERT INTO e (updated_at) VALUES ('infinity'), ('2999-01-01')").await;
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
@@ -221,7 +221,7 @@ async fn a_cursor_in_the_far_future_hides_nothing() {
 
 #[tokio::test]
 async fn a_rewritten_table_doubles_nothing_and_says_so() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
     run(&*source, "public.e", how).await.expect("the first load");
@@ -240,7 +240,7 @@ async fn a_rewritten_table_doubles_nothing_and_says_so() {
 
 #[tokio::test]
 async fn cursors_of_every_type_move_on() {
-    let Some(shop) = Shop::new("SELECT 1").await else { return };
+    let Some(shop) = Shop::alone("SELECT 1").await else { return };
     for (sql_type, value) in [
         ("timestamp", "timestamp '2026-01-01' + i * interval '1 microsecond'"),
         ("timestamptz", "timestamptz '2026-01-01' + i * interval '1 microsecond'"),
@@ -272,7 +272,7 @@ async fn cursors_of_every_type_move_on() {
 
 #[tokio::test]
 async fn partitions_are_read_by_windows_and_an_attached_one_is_not_lost() {
-    let Some(shop) = Shop::new(
+    let Some(shop) = Shop::alone(
         "CREATE TABLE p (id int, at timestamptz DEFAULT now()) PARTITION BY RANGE (id);
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); CREATE TABLE p2 (id int, at timestamptz);
          INSERT INTO p SELECT generate_series(1, 50); INSERT INTO p2 SELECT 100 + i, now() + interval '1 s' FROM generate_series(0, 9) i",
@@ -294,7 +294,7 @@ async fn partitions_are_read_by_windows_and_an_attached_one_is_not_lost() {
 
 #[tokio::test]
 async fn a_view_is_read_by_its_cursor_alone() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     shop.sql("CREATE VIEW v AS SELECT * FROM e").await;
     let source = shop.open().await;
     let how = &mut How::by("updated_at");
@@ -306,7 +306,7 @@ async fn a_view_is_read_by_its_cursor_alone() {
 
 #[tokio::test]
 async fn an_account_that_sees_no_other_sessions_loses_nothing() {
-    let Some(shop) = Shop::new(EVENTS).await else { return };
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
     let role = format!("reader_{}", shop.database.name);
     shop.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'; GRANT SELECT ON e TO {role}")).await;
     let shop = shop.with("user", role.as_str()).with("password", "pw");
@@ -324,7 +324,7 @@ async fn an_account_that_sees_no_other_sessions_loses_nothing() {
 
 #[tokio::test]
 async fn an_interval_reads_its_rows_and_moves_nothing() {
-    let Some(shop) = Shop::new("CREATE TABLE e (id int, at timestamptz); INSERT INTO e SELECT i, timestamptz '2026-01-01' + i * interval '1 hour' FROM generate_series(0, 99) i").await else { return };
+    let Some(shop) = Shop::alone("CREATE TABLE e (id int, at timestamptz); INSERT INTO e SELECT i, timestamptz '2026-01-01' + i * interval '1 hour' FROM generate_series(0, 99) i").await else { return };
     let source = shop.open().await;
     let start = 1_767_225_600_000_000_i64;
     let how = &mut How { interval: Some((start + 3_600_000_000 * 10, start + 3_600_000_000 * 20)), ..How::by("at") };
@@ -334,7 +334,7 @@ async fn an_interval_reads_its_rows_and_moves_nothing() {
 
 #[tokio::test]
 async fn cursors_that_make_no_sense_are_refused() {
-    let Some(shop) = Shop::new("CREATE TABLE e (id int, flag bool, updated_at timestamptz)").await else { return };
+    let Some(shop) = Shop::alone("CREATE TABLE e (id int, flag bool, updated_at timestamptz)").await else { return };
     let source = shop.open().await;
     for (cursor, word) in [("flag", "order"), ("updated", "no column")] {
         let error = fails(run(&*source, "public.e", &mut How::by(cursor)).await);
