@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ingest_testkit::postgres::{Database, Postgres};
+use ingest_testkit::postgres::{Database, Options, Postgres};
 use ingest_testkit::python::{Reader, rows};
 
 use crate::cli::Project;
@@ -17,7 +17,8 @@ struct Lab {
 
 impl Lab {
     async fn new(cursor: &str) -> Option<Self> {
-        let server = Postgres::shared()?;
+        // Alone: a transaction that another test holds open would hold rows back here. It ends with this process.
+        let server: &'static Postgres = Box::leak(Box::new(Postgres::private(&Options::default())?));
         let database = server.database().await;
         let configuration = format!(
             "sources:\n  db:\n    connector: postgres\n    host: 127.0.0.1\n    port: {}\n    database: {}\n    \
