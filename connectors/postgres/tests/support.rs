@@ -28,8 +28,8 @@ impl Shop {
         Self::on(Postgres::shared()?, None, sql).await
     }
 
-    /// As [`Shop::new`], on a server where no other test has a transaction: what is open anywhere on a server holds windows
-    /// back.
+    /// As [`Shop::new`], on a server where no other test has a transaction: one that ends while a plan looks at it makes the
+    /// plan look further back.
     pub async fn alone(sql: &str) -> Option<Self> {
         static SERVER: std::sync::OnceLock<Option<Postgres>> = std::sync::OnceLock::new();
         static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
