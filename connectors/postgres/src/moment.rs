@@ -30,11 +30,14 @@ pub(crate) struct Moment {
 /// began after it.
 ///
 /// Every open transaction holds a lock on its own virtual number, which everybody may see; when it began is shown to
-/// its own user and to members of `pg_read_all_stats`.
+/// its own user and to members of `pg_read_all_stats`. The locks and the activity are not read in one instant: a session
+/// that shows its state and no transaction, or is not there, was between two of them, and none of its own is older than
+/// the question. Only a state that is not shown hides one.
 const OPEN: &str = "
 SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8,
   (SELECT (extract(epoch FROM min(a.xact_start)) * 1000000)::pg_catalog.int8 FROM open o JOIN pg_catalog.pg_stat_activity a ON a.pid = o.pid),
-  EXISTS (SELECT 1 FROM open o LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = o.pid WHERE a.xact_start IS NULL)
+  EXISTS (SELECT 1 FROM open o JOIN pg_catalog.pg_stat_activity a ON a.pid = o.pid
+      WHERE a.xact_start IS NULL AND (a.state IS NULL OR a.state = 'disabled'))
     OR EXISTS (SELECT 1 FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()),
   (SELECT pg_catalog.string_agg(x.xid, ',') FROM (
     SELECT a.backend_xid::pg_catalog.text AS xid FROM pg_catalog.pg_stat_activity a
