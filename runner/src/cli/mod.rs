@@ -43,6 +43,7 @@ use crate::registry::Registry;
 /// }
 /// ```
 pub fn cli(registry: Registry) -> ExitCode {
+    ingest_heap::give_back_large_blocks();
     cli_from(registry, std::env::args_os())
 }
 

@@ -45,6 +45,6 @@ impl Budget {
 
     /// What one writer may hold in memory.
     pub fn writer_bytes(&self) -> u64 {
-        (self.total / 4 / self.lanes).clamp(4 << 20, 24 << 20)
+        (self.total / 4 / self.lanes).clamp(4 << 20, 16 << 20)
     }
 }

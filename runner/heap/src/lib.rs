@@ -1,0 +1,22 @@
+//! Keeps the heap of the program as small as what lies in it.
+//!
+//! The only crate of this workspace with `unsafe` code: one call into the C library.
+
+/// Blocks from this size on are given back to the system when they are freed: 512 KiB.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE: libc::c_int = 512 << 10;
+
+/// Tells glibc to take large blocks from the system, and give them back, one by one.
+///
+/// Left to itself it raises the size from which it does so to the largest block that was freed, up to 32 MiB
+/// (`mallopt(3)`, `M_MMAP_THRESHOLD`), and from then on column buffers of all sizes lie between each other in heaps that
+/// never shrink: a quarter of the peak memory of a load. Elsewhere this does nothing. To be called before other threads
+/// are started.
+pub fn give_back_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: `mallopt` takes two integers and changes a setting of the allocator; glibc guards it by the main arena's
+        // lock. A refusal (zero) leaves everything as it was, and there is nothing better to do about it.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}
