@@ -56,6 +56,9 @@ pub struct Checkpoint {
     /// The rows come from `run --limit`, or a plan that replaces them has begun: whatever is read next replaces them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub limited: bool,
+    /// There are rows of intervals and no position: the first run without an interval replaces them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub intervals: bool,
     /// Rows that this commit made visible.
     #[serde(default)]
     pub rows: u64,
@@ -98,6 +101,7 @@ impl Checkpoint {
             staged: Vec::new(),
             quarantine: Vec::new(),
             limited: false,
+            intervals: false,
             rows: 0,
         }
     }

@@ -7,16 +7,17 @@ use ingest_testkit::python::{Reader, rows};
 
 use crate::cli::Project;
 
-const RUN: [&str; 5] = ["run", "--source", "db", "--progress", "off"];
+pub(crate) const RUN: [&str; 5] = ["run", "--source", "db", "--progress", "off"];
 
-struct Lab {
-    server: &'static Postgres,
-    database: Database,
-    project: Project,
+/// A growing table `entry` on a server of its own, and a log of every version of its rows.
+pub(crate) struct Lab {
+    pub(crate) server: &'static Postgres,
+    pub(crate) database: Database,
+    pub(crate) project: Project,
 }
 
 impl Lab {
-    async fn new(cursor: &str) -> Option<Self> {
+    pub(crate) async fn new(cursor: &str) -> Option<Self> {
         // Alone: a transaction that another test holds open would hold rows back here. It ends with this process.
         let server: &'static Postgres = Box::leak(Box::new(Postgres::private(&Options::default())?));
         let database = server.database().await;
@@ -42,19 +43,19 @@ impl Lab {
         Some(lab)
     }
 
-    async fn sql(&self, sql: &str) {
+    pub(crate) async fn sql(&self, sql: &str) {
         self.database.client.batch_execute(sql).await.expect("valid SQL");
     }
 
     /// Begins a transaction on a connection of its own, which stays open until it is told to end.
-    async fn begin(&self, sql: &str) -> Database {
+    pub(crate) async fn begin(&self, sql: &str) -> Database {
         let client = self.server.client(&self.database.name).await;
         client.batch_execute(&format!("BEGIN; {sql}")).await.expect("valid SQL");
         Database { name: self.database.name.clone(), client }
     }
 
     /// Fails unless each version that was committed is in the lake exactly once, and nothing else is.
-    async fn assert_each_version_once(&self) {
+    pub(crate) async fn assert_each_version_once(&self) {
         let path = self.project.folder.path().join("lake/bronze/db/public_entry");
         let Some(found) = rows(Reader::DuckDb, path.to_str().expect("UTF-8"), &[]).await else { return };
         let mut counts: BTreeMap<String, i64> = BTreeMap::new();

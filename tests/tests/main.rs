@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod intervals;
 mod late_rows;
 mod network;
 mod sample_database;

@@ -9,7 +9,7 @@ use crate::select::{filter, window_conditions};
 use crate::text;
 use crate::types::Kind;
 use crate::wire::Connection;
-use crate::work::{Progress, Window};
+use crate::work::{Interval, Part, Progress, Window};
 
 const SECOND: i64 = 1_000_000;
 /// How far a clock that fills a cursor may be behind the server's.
@@ -103,6 +103,7 @@ pub(crate) async fn window(
         before: (versions && moment.horizon < moment.next).then(|| low_half(moment.horizon)),
         upto: None,
         ordered: table.indexed.contains(&column.name),
+        intervals: position.filter(|_| trusted).map(|position| position.intervals.clone()).unwrap_or_default(),
     };
     let (upto, rows) = extent(connection, table, &window, row_filter).await?;
     window.upto.clone_from(&upto);
@@ -124,8 +125,78 @@ pub(crate) async fn window(
         xid: moment.horizon,
         system: moment.system.clone(),
         files: table.files(),
+        // The new highest value takes in what intervals have read.
+        intervals: Vec::new(),
     };
     Ok(Planned { window, progress, warnings, rows })
+}
+
+/// Intervals that are remembered beside a position.
+const INTERVALS: usize = 64;
+
+/// Plans an interval of the cursor: the rows that are decided at the moment, and, where the next window would read some of
+/// them again, the position that keeps it from that.
+pub(crate) async fn interval(
+    connection: &mut Connection,
+    table: &Table,
+    column: &Column,
+    row_filter: Option<&str>,
+    position: Option<&Progress>,
+    moment: &Horizon,
+    (start, end): (i64, i64),
+) -> Result<(Part, Window, Option<Progress>)> {
+    let day = |at: i64| at.div_euclid(DAY) + i64::from(at.rem_euclid(DAY) != 0);
+    let (from, to) = match column.kind {
+        Kind::TimestampTz => (text::micros(start, true), text::micros(end, true)),
+        Kind::Timestamp => (text::micros(start, false), text::micros(end, false)),
+        // A date is its midnight.
+        Kind::Date => (text::micros(day(start) * DAY, false), text::micros(day(end) * DAY, false)),
+        _ => {
+            return Err(Error::config("an interval needs a cursor that is a timestamp or a date")
+                .with("stream", &table.stream)
+                .with("cursor", &column.name));
+        }
+    };
+    let part = Part::Interval { column: column.name.clone(), from: from.clone(), to: to.clone() };
+    let mut window = Window { column: column.name.clone(), ..Window::default() };
+    if table.has_versions() {
+        window.before = Some(low_half(moment.horizon));
+    }
+    let Some(position) = position else { return Ok((part, window, None)) };
+    if doubt(table, position, moment).is_some() {
+        // What the next window reads cannot be told by transactions: it is left to it.
+        window.upto.clone_from(&position.after);
+        return Ok((part, window, None));
+    }
+    let next = Window {
+        after: position.after.clone(),
+        low: position.low.clone(),
+        since: Some(low_half(position.xid)),
+        intervals: position.intervals.clone(),
+        ..window.clone()
+    };
+    let mut conditions = window_conditions(&next, None)?;
+    let name = Dialect::Postgres.name(&column.name)?;
+    conditions.push(format!(
+        "{name} >= {} AND {name} < {}",
+        Dialect::Postgres.text(&from)?,
+        Dialect::Postgres.text(&to)?
+    ));
+    conditions.extend(filter(row_filter));
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {})", table.path()?, conditions.join(" AND "));
+    if !Cells::new(connection.query(&sql).await?.into_iter().next().unwrap_or_default()).flag()? {
+        return Ok((part, window, None));
+    }
+    let mut progress = position.clone();
+    progress.intervals.retain(|read| (&read.from, &read.to) != (&from, &to));
+    progress.intervals.push(Interval { from, to, xid: moment.horizon });
+    if progress.intervals.len() > INTERVALS {
+        return Err(Error::config("too many intervals were run since the last run without one")
+            .with("stream", &table.stream)
+            .with("most", INTERVALS)
+            .hint("run once without --interval-start and --interval-end"));
+    }
+    Ok((part, window, Some(progress)))
 }
 
 /// The parts of a [`Moment`] that windows need.
@@ -215,16 +286,19 @@ fn trail(column: &Column, position: Option<&Progress>, moment: &Horizon, upto: O
     trail
 }
 
-/// The highest value in a window, and whether it holds any row.
+/// The highest value in a window, and whether it holds any row. What intervals have read counts for the highest value.
 async fn extent(
     connection: &mut Connection,
     table: &Table,
     window: &Window,
     row_filter: Option<&str>,
 ) -> Result<(Option<String>, bool)> {
-    let mut conditions = window_conditions(window, None)?;
-    conditions.extend(filter(row_filter));
-    let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+    let all = |window: &Window| -> Result<String> {
+        let mut conditions = window_conditions(window, None)?;
+        conditions.extend(filter(row_filter));
+        Ok(if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") })
+    };
+    let (left, conditions) = (all(window)?, all(&Window { intervals: Vec::new(), ..window.clone() })?);
     let (path, column) = (table.path()?, Dialect::Postgres.name(&window.column)?);
     let highest = format!("(SELECT max({column}) FROM {path} WHERE {conditions})");
     let highest = match &window.after {
@@ -241,7 +315,7 @@ async fn extent(
     } else {
         highest
     };
-    let sql = format!("SELECT ({highest})::pg_catalog.text, EXISTS (SELECT 1 FROM {path} WHERE {conditions})");
+    let sql = format!("SELECT ({highest})::pg_catalog.text, EXISTS (SELECT 1 FROM {path} WHERE {left})");
     let rows = connection.query(&sql).await?;
     let mut row = Cells::new(rows.into_iter().next().unwrap_or_default());
     Ok((row.optional()?, row.flag()?))

@@ -58,7 +58,7 @@ impl<'a> Planner<'a> {
                 plan.slices.extend(slices);
                 Ok(())
             }
-            (_, Some(interval)) => self.interval(table, selected, work, interval, plan),
+            (_, Some(interval)) => self.interval(connection, table, selected, work, interval, plan).await,
             (Mode::Incremental, None) => self.incremental(connection, table, selected, work, plan).await,
             (Mode::Cdc, None) => {
                 Err(Error::new(ingest_core::ErrorKind::Unsupported, "change capture is not built in yet")
@@ -111,28 +111,26 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn interval(
+    async fn interval(
         &self,
+        connection: &mut Connection,
         table: &Table,
         selected: &Selected<Position>,
         mut work: Work,
-        (start, end): (i64, i64),
+        interval: (i64, i64),
         plan: &mut Plan<Work, Position>,
     ) -> Result<()> {
-        use crate::types::Kind;
         let column = incremental::cursor(table, selected.cursor.as_deref())?;
-        let zone = match column.kind {
-            Kind::TimestampTz => true,
-            Kind::Timestamp | Kind::Date => false,
-            _ => {
-                return Err(Error::config("an interval needs a cursor that is a timestamp or a date")
-                    .with("stream", &table.stream)
-                    .with("cursor", &column.name));
-            }
-        };
-        let (from, to) = (crate::text::micros(start, zone), crate::text::micros(end, zone));
-        work.part = Part::Interval { column: column.name.clone(), from, to };
+        let (filter, position) = (selected.filter.as_deref(), progress(selected));
+        let (part, window, position) =
+            incremental::interval(connection, table, column, filter, position, &self.horizon, interval).await?;
+        work.part = part;
+        work.window = Some(window);
         plan.slices.push(self.slice(table, 0, work, Shape::Window, Estimate::default()));
+        if let Some(progress) = position {
+            let position = Some(Position::Read(Box::new(progress)));
+            plan.then.insert(table.stream.clone(), BTreeMap::from([(SliceId::from(CURSOR), position)]));
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use ingest_core::{Error, ErrorKind, Result};
 use ingest_sql::Dialect;
 
 use crate::catalog::{Column, Table};
+use crate::moment::low_half;
 use crate::work::{Part, Position, Window, Work};
 
 const SQL: Dialect = Dialect::Postgres;
@@ -152,6 +153,10 @@ pub(crate) fn window_conditions(window: &Window, from: Option<&Position>) -> Res
             Some(low) => format!("NOT (({column} >= {}{or_null}) AND {later})", SQL.text(low)?),
             None => format!("NOT ({later})"),
         });
+    }
+    for read in &window.intervals {
+        let (from, to, later) = (SQL.text(&read.from)?, SQL.text(&read.to)?, written_since(low_half(read.xid)));
+        conditions.push(format!("({column} >= {from} AND {column} < {to} AND NOT ({later})) IS NOT TRUE"));
     }
     Ok(conditions)
 }

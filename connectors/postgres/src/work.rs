@@ -78,6 +78,20 @@ pub(crate) struct Window {
     /// Whether an index gives the rows in the order of the column, so that there are places to resume.
     #[serde(default)]
     pub(crate) ordered: bool,
+    /// What runs of an interval have read already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) intervals: Vec<Interval>,
+}
+
+/// Rows that the run of an interval has read beyond the position of its stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The first value of the cursor.
+    pub(crate) from: String,
+    /// The first value that is not in it.
+    pub(crate) to: String,
+    /// Rows of earlier transactions were read. 64 bits, with the epoch.
+    pub(crate) xid: u64,
 }
 
 /// Where a slice or a stream has been read to.
@@ -112,6 +126,9 @@ pub struct Progress {
     /// after. Only for cursors that are no clock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) trail: Vec<(i64, String)>,
+    /// What runs of an interval have read beyond it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) intervals: Vec<Interval>,
 }
 
 impl Cursor for Position {}

@@ -166,6 +166,32 @@ async fn a_window_resumes_from_every_mark() {
 }
 
 #[tokio::test]
+async fn sessions_that_come_and_go_while_a_plan_is_made_do_not_hide_what_is_open() {
+    let Some(shop) = Shop::alone(EVENTS).await else { return };
+    let source = shop.open().await;
+    let how = &mut How::by("updated_at");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let busy = async {
+        let one = shop.server.client(&shop.database.name).await;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            // A session between two transactions, and one that begins and ends.
+            one.batch_execute("BEGIN; SELECT 1; COMMIT; SELECT 2").await.expect("valid SQL");
+            shop.server.client(&shop.database.name).await.batch_execute("SELECT 3").await.expect("valid SQL");
+        }
+    };
+    let plans = async {
+        for _ in 0..40 {
+            run(&*source, "public.e", how).await.expect("a window");
+            shop.sql("INSERT INTO e (note) VALUES ('new')").await;
+            let position = serde_json::to_value(how.positions.values().next().expect("a position")).expect("JSON");
+            assert!(position["at"]["read"]["low"].is_string(), "the next window has no lower bound: {position}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(busy, plans);
+}
+
+#[tokio::test]
 async fn a_window_gives_the_same_rows_when_it_is_read_again() {
     let Some(shop) = Shop::alone(EVENTS).await else { return };
     let source = shop.open().await;

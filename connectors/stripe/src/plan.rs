@@ -61,8 +61,15 @@ impl Planner<'_> {
         interval: Option<(i64, i64)>,
     ) -> Result<()> {
         if let Some((start, end)) = interval {
-            let (from, to) = (start.div_euclid(1_000_000), (end - 1).div_euclid(1_000_000));
-            self.list(def, selected, &account, Some(from), to);
+            // Whole seconds in [start, end).
+            let (from, mut to) = ((start - 1).div_euclid(1_000_000) + 1, (end - 1).div_euclid(1_000_000));
+            if let Some(Position::Created { through }) = selected.positions.get(&created_id(account.as_deref())) {
+                // What was created later is read by the next run.
+                to = to.min(*through);
+            }
+            if from <= to {
+                self.list(def, selected, &account, Some(from), to);
+            }
             return Ok(());
         }
         match (selected.mode, def.changes) {

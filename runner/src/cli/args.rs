@@ -313,7 +313,8 @@ pub struct RunArgs {
     #[arg(long, env = "INGEST_LIMIT", value_name = "N", hide_env = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     /// Read the window from this time (inclusive) by the cursor: 2024-01-31 or RFC 3339
-    #[arg(long, env = "INGEST_INTERVAL_START", value_name = "TIME", value_parser = time, requires = "interval_end", hide_env = true)]
+    #[arg(long, env = "INGEST_INTERVAL_START", value_name = "TIME", value_parser = time, requires = "interval_end",
+          conflicts_with_all = ["limit", "full_refresh"], hide_env = true)]
     pub interval_start: Option<i64>,
     /// The end of the window (exclusive)
     #[arg(long, env = "INGEST_INTERVAL_END", value_name = "TIME", value_parser = time, requires = "interval_start", hide_env = true)]

@@ -113,7 +113,7 @@ async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u
             target,
             positions: committer.checkpoint().positions.clone(),
             base: committer.number(),
-            replace: committer.checkpoint().limited,
+            replace: committer.checkpoint().limited || committer.checkpoint().intervals,
         })
         .collect();
     let question = Ask { intent: Intent::Explain, min_slices: slices, interval: None };

@@ -137,6 +137,7 @@ impl Edit<'_> {
             };
         }
         self.next.limited = false;
+        self.next.intervals = false;
     }
 
     /// Forgets the positions.
@@ -150,6 +151,7 @@ impl Edit<'_> {
         self.forget();
         self.next.plan = None;
         self.next.limited = false;
+        self.next.intervals = false;
     }
 
     /// Takes positions, and the progress of a plan, from another checkpoint (`state rewind`, `state import`). It is a new
@@ -159,11 +161,18 @@ impl Edit<'_> {
         self.next.plan = plan;
         self.next.generation = Some(THIS);
         self.next.limited = false;
+        self.next.intervals = false;
     }
 
     /// Marks the rows as those of `run --limit`: the next run replaces them.
     pub fn limited(&mut self) {
         self.next.limited = true;
+    }
+
+    /// Marks the rows as those of intervals: they came in beside any position.
+    pub fn intervals(&mut self) {
+        self.next.limited = false;
+        self.next.intervals = true;
     }
 
     /// Lists uploaded files that stay invisible.

@@ -77,10 +77,6 @@ pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Obse
 }
 
 async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Observer>) -> Result<Vec<StreamReport>> {
-    if options.interval.is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "runs of an interval are not built in yet")
-            .hint("leave --interval-start and --interval-end out"));
-    }
     let asked = selection(&session.config, &options.selection);
     let discovered = discover(session, &asked).await?;
     let found = targets(&session.config, &session.spec, discovered, &options.selection);
@@ -91,6 +87,10 @@ async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Obs
             return targets(&session.config, &session.spec, all, &options.selection).map_or_else(Err, |_| Err(error));
         }
         found => found?,
+    };
+    let targets = match options.interval {
+        None => targets,
+        Some(_) => targets.into_iter().map(|(name, target)| (name, target.and_then(Target::by_interval))).collect(),
     };
     round::Rounds::new(session, options, Arc::clone(observer)).run(targets).await
 }

@@ -17,7 +17,7 @@ use super::jobs::{bounded_jobs, feed_jobs};
 use super::lane::{Lanes, Remaining, settle};
 use super::planning::{Ask, OpenPlan, Planned, make};
 use super::quarantine::Quarantine;
-use super::stream::{Counters, Finished, Message, StreamShared, StreamTask, conform_to};
+use super::stream::{Counters, Finished, Message, Scope, StreamShared, StreamTask, conform_to};
 use super::target::Target;
 use super::work::{Line, State, Work, count, fail, settled};
 use super::writer::{Removals, WriterSettings};
@@ -178,7 +178,12 @@ impl<'a> Rounds<'a> {
             return Err(Error::config("--limit works on a stream without a checkpoint")
                 .hint("`ingest preview` shows rows without writing; or load into another lake"));
         }
-        let refresh = self.options.full_refresh || (checkpoint.limited && checkpoint.plan.is_none());
+        if self.options.interval.is_some() && checkpoint.plan.is_some() {
+            return Err(Error::config("an interval cannot be read while a plan of the stream is open")
+                .hint("finish it by a run without --interval-start and --interval-end"));
+        }
+        let loose = (checkpoint.limited || checkpoint.intervals) && checkpoint.plan.is_none();
+        let refresh = self.options.full_refresh || (loose && self.options.interval.is_none());
         if self.options.full_refresh && checkpoint.plan.is_some() {
             committer.commit(Change::default(), |edit| edit.abandon()).await?;
         }
@@ -365,6 +370,7 @@ impl<'a> Rounds<'a> {
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
         self.record_schema(w).await;
+        let interval = self.options.interval.map(|interval| w.target.region(&conform, interval)).transpose()?;
         let (units, messages) = mpsc::channel(16);
         let config = &self.session.lake.config;
         let shared = Arc::new(StreamShared {
@@ -381,6 +387,7 @@ impl<'a> Rounds<'a> {
             quarantine: Arc::new(Quarantine::new(Arc::clone(&self.author.format), &self.session.config.name, &name)),
             conform: RwLock::new(Arc::new(conform)),
             seq,
+            interval,
             commit_interval: config.commit_interval.0,
             format: Arc::clone(&self.author.format),
             units,
@@ -466,7 +473,7 @@ impl<'a> Rounds<'a> {
         for line in &mut lines {
             line.closed = settled(line).await;
         }
-        if self.options.limit.is_none() {
+        if self.options.limit.is_none() && self.options.interval.is_none() {
             let jobs = feed_jobs(&lines, feeds);
             lanes.read(jobs, parallel).await;
         }
@@ -498,13 +505,13 @@ impl<'a> Rounds<'a> {
         let positions = work.committer().checkpoint().positions.clone();
         let generation = work.committer().checkpoint().generation;
         let committer = work.committer.take().expect("the committer is here between rounds");
-        let task = StreamTask::new(
-            committer,
-            Arc::clone(&shared),
-            Arc::clone(&self.observer),
-            Some(Arc::clone(&plan)),
-            self.options.limit.is_some(),
-        );
+        let scope = match (self.options.limit, shared.interval.clone()) {
+            (Some(_), _) => Scope::Limit,
+            (None, Some(region)) => Scope::Interval(region),
+            (None, None) => Scope::Plan,
+        };
+        let task =
+            StreamTask::new(committer, Arc::clone(&shared), Arc::clone(&self.observer), Some(Arc::clone(&plan)), scope);
         Line {
             remaining: Remaining::new(left.len()),
             task: AbortOnDropHandle::new(tokio::spawn(task.run(messages))),
@@ -622,7 +629,7 @@ impl<'a> Rounds<'a> {
             return;
         }
         w.state = State::Done;
-        if self.options.limit.is_none() {
+        if self.options.limit.is_none() && self.options.interval.is_none() {
             w.refresh = false;
             w.expiries = 0;
             // A full load that was resumed is what it would have been; anything else goes on to what is new.

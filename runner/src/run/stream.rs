@@ -38,6 +38,8 @@ pub struct StreamShared {
     pub conform: RwLock<Arc<Conform>>,
     /// Whether rows carry `_ingest_seq`.
     pub seq: bool,
+    /// The rows that this run replaces, where it reads an interval.
+    pub interval: Option<Region>,
     /// A commit closes after this time at the latest.
     pub commit_interval: Duration,
     /// The table format.
@@ -173,13 +175,24 @@ pub enum Cover {
     Left(SliceId, Stored),
 }
 
+/// What a run is after, and so what its commits leave behind.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// All that a plan covers, with its checkpoint.
+    Plan,
+    /// The first rows, without one.
+    Limit,
+    /// The rows of this region, which take the place of those in the table in one commit.
+    Interval(Region),
+}
+
 /// The task of a stream.
 pub struct StreamTask {
     committer: Committer,
     shared: Arc<StreamShared>,
     observer: Arc<dyn Observer>,
     plan: Option<Arc<OpenPlan>>,
-    limited: bool,
+    scope: Scope,
     /// A commit has failed: what came with it is gone, so nothing that comes after it may be committed either.
     broken: bool,
     group: Unit,
@@ -204,14 +217,14 @@ impl StreamTask {
         shared: Arc<StreamShared>,
         observer: Arc<dyn Observer>,
         plan: Option<Arc<OpenPlan>>,
-        limited: bool,
+        scope: Scope,
     ) -> Self {
         Self {
             committer,
             shared,
             observer,
             plan,
-            limited,
+            scope,
             broken: false,
             group: Unit::default(),
             group_bytes: 0,
@@ -271,6 +284,10 @@ impl StreamTask {
         if self.since.is_none() && !(self.group.files.is_empty() && self.group.quarantine.is_empty()) {
             self.since = Some(Instant::now());
         }
+        if matches!(self.scope, Scope::Interval(_)) {
+            // Nothing shows before everything is there.
+            return;
+        }
         // A region is applied in a commit of its own rows; large groups and old ones do not wait.
         let old = self.since.is_some_and(|since| since.elapsed() >= self.shared.commit_interval);
         let large = self.group_bytes >= self.shared.options.target_file_bytes.saturating_mul(8);
@@ -321,17 +338,19 @@ impl StreamTask {
             }
         }
         let closing = match self.plan.clone() {
-            Some(plan) if settling && !self.limited => {
+            Some(plan) if settling => {
                 let done = self.done_after(&plan, &group.covers);
                 plan.bounded(&self.shared.name).iter().all(|index| done.contains(*index)).then_some(plan)
             }
             _ => None,
         };
-        if let Some(plan) = closing {
-            return self.close(group, &plan).await;
-        }
-        if self.limited {
-            return self.commit_limited(group, settling).await;
+        match (self.scope.clone(), closing) {
+            (Scope::Limit, _) => return self.commit_limited(group, settling).await,
+            (Scope::Interval(region), Some(plan)) => return self.commit_interval(group, region, &plan).await,
+            // A part of an interval is nothing; what is uploaded of it is never added.
+            (Scope::Interval(_), None) => return Ok(()),
+            (Scope::Plan, Some(plan)) => return self.close(group, &plan).await,
+            (Scope::Plan, None) => {}
         }
         let bounded_cover = group.covers.iter().any(|(key, _)| matches!(key, SliceKey::Bounded(_)));
         let nothing = group.files.is_empty() && group.quarantine.is_empty() && group.region.is_none();
@@ -449,6 +468,33 @@ impl StreamTask {
         if settling {
             self.plan = None;
         }
+        self.after_commit(version, rows, count, &added).await
+    }
+
+    /// `run --interval-start --interval-end`: the rows of the interval as they are at the source now, in one commit. The
+    /// positions stay; a connector whose next window would read some of the rows again notes that beside them.
+    async fn commit_interval(&mut self, group: Unit, region: Region, plan: &Arc<OpenPlan>) -> Result<()> {
+        let before = self.committer.checkpoint();
+        // Without a position nobody knows what the table lacks: the first load replaces all of it.
+        let loose = before.positions.is_empty() && (before.parent.is_none() || before.limited || before.intervals);
+        let change = Change {
+            schema: self.wider(group.schema),
+            quarantine: group.quarantine,
+            remove: if before.limited { Removal::All } else { Removal::Regions(vec![region]) },
+            add: group.files,
+        };
+        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
+        let then = plan.then(&self.shared.name);
+        let version = self
+            .committer
+            .commit(change, |edit| {
+                then.into_iter().for_each(|(slice, at)| at.into_iter().for_each(|at| edit.feed(&slice, at)));
+                if loose {
+                    edit.intervals();
+                }
+            })
+            .await?;
+        self.plan = None;
         self.after_commit(version, rows, count, &added).await
     }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_schema::{FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use ingest_core::lake::Definition;
 use ingest_core::{
-    CLASS, CursorColumn, Error, ErrorKind, Mode, Result, Safety, Selection, Spec, Stream, StreamName, WriteMode,
-    nearest,
+    CLASS, CursorColumn, Error, ErrorKind, Mode, Region, Result, Safety, Selection, Spec, Stream, StreamName,
+    WriteMode, nearest,
 };
 
 use crate::config::{DataClass, SchemaPolicy, SourceConfig, StreamOptions};
@@ -228,7 +228,50 @@ fn cursor(stream: &Stream, mode: Mode, options: &StreamOptions) -> Result<Option
     Ok(Some(chosen.clone()))
 }
 
+/// Microseconds of a day.
+const DAY: i64 = 86_400_000_000;
+
 impl Target {
+    /// Makes ready for the run of an interval: it goes by the cursor, whatever the mode is.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` for a stream without a cursor.
+    pub fn by_interval(mut self) -> Result<Self> {
+        if self.cursor.is_none() {
+            let named = self.options.cursor.as_ref();
+            let mut cursors = self.stream.cursors.iter();
+            self.cursor = cursors.find(|cursor| named.is_none_or(|name| cursor.column == *name)).cloned();
+        }
+        if self.cursor.is_none() {
+            return Err(Error::config("an interval needs a cursor, and the stream has none")
+                .with("stream", &self.stream.name)
+                .hint("leave the stream out with --exclude, or load all of it with --full-refresh"));
+        }
+        Ok(self)
+    }
+
+    /// The rows of an interval (microseconds UTC, half-open) in the table.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` where the cursor is no time.
+    pub fn region(&self, conform: &Conform, (start, end): (i64, i64)) -> Result<Region> {
+        let cursor = self.cursor.as_ref().ok_or_else(|| Error::unexpected("an interval without a cursor"))?;
+        let column = conform.stored_name(&cursor.column).unwrap_or(&cursor.column).to_owned();
+        let stored = conform.storage().field_with_name(&column).map(|field| field.data_type().clone());
+        // A date is its midnight.
+        let day = |at: i64| at.div_euclid(DAY) + i64::from(at.rem_euclid(DAY) != 0);
+        let (from, to) = match stored {
+            Ok(DataType::Timestamp(..)) => (start, end),
+            Ok(DataType::Date32) => (day(start), day(end)),
+            _ => {
+                return Err(Error::config("an interval needs a cursor that is a timestamp or a date")
+                    .with("stream", &self.stream.name)
+                    .with("cursor", &cursor.column));
+            }
+        };
+        Ok(Region::Range { column, from: from.into(), to: to.into(), also: BTreeMap::new() })
+    }
+
     /// The definition of the table, where there is none yet.
     pub fn definition(&self, conform: &Conform) -> Definition {
         // The configuration speaks of the source's columns; the table may have to spell them otherwise.

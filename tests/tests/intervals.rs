@@ -1,0 +1,124 @@
+//! Runs of an interval: its rows as they are at the source, in one commit, beside the position.
+
+use ingest_testkit::python::{Reader, rows};
+use serde_json::Value;
+
+use crate::cli::Project;
+use crate::late_rows::{Lab, RUN};
+
+const JANUARY: [&str; 9] =
+    ["run", "--source", "db", "--progress", "off", "--interval-start", "2024-01-01", "--interval-end", "2024-02-01"];
+
+impl Lab {
+    /// The versions in the lake, sorted.
+    async fn versions(&self) -> Option<Vec<String>> {
+        let path = self.project.folder.path().join("lake/bronze/db/public_entry");
+        let found = rows(Reader::DuckDb, path.to_str().expect("UTF-8"), &[]).await?;
+        let mut versions: Vec<_> =
+            found.iter().map(|row| row["version"].as_str().expect("a text").to_owned()).collect();
+        versions.sort();
+        Some(versions)
+    }
+
+    /// The versions at the source, sorted.
+    async fn source(&self) -> Vec<String> {
+        let rows = self.database.client.query("SELECT version FROM entry ORDER BY version COLLATE \"C\"", &[]).await;
+        rows.expect("valid SQL").iter().map(|row| row.get(0)).collect()
+    }
+
+    fn positions(&self) -> Value {
+        let state = self.project.json(&["state", "show", "--source", "db"]);
+        state[0]["positions"].clone()
+    }
+}
+
+/// What the program says when it refuses a command.
+fn refused(project: &Project, arguments: &[&str]) -> String {
+    let output = project.run(arguments);
+    assert_eq!(output.code, Some(2), "{arguments:?}: {output:#?}");
+    output.stderr
+}
+
+const YEAR: &str = "INSERT INTO entry (at, version) \
+    SELECT timestamptz '2023-12-01 00:00+00' + i * interval '6 hours', 'first ' || i FROM generate_series(1, 400) i";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_interval_give_way_to_what_the_source_holds_and_the_position_stays() {
+    let Some(lab) = Lab::new("at").await else { return };
+    lab.sql(YEAR).await;
+    lab.project.good(&RUN);
+    let position = lab.positions();
+    assert!(!position.as_object().expect("positions").is_empty());
+    // A correction that leaves the cursor alone, a row that comes with an old cursor, one that goes: no window sees them.
+    lab.sql(
+        "UPDATE entry SET version = 'corrected' WHERE id = 150; DELETE FROM entry WHERE id = 160; \
+             INSERT INTO entry (at, version) VALUES ('2024-01-15 12:00:00.000001+00', 'late')",
+    )
+    .await;
+    lab.project.good(&JANUARY);
+    assert_eq!(lab.positions(), position);
+    let Some(found) = lab.versions().await else { return };
+    assert_eq!(found, lab.source().await);
+    lab.project.good(&RUN);
+    lab.project.good(&JANUARY);
+    assert_eq!(lab.versions().await.expect("a reader"), lab.source().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_an_interval_read_beyond_the_position_do_not_come_again() {
+    let Some(lab) = Lab::new("at").await else { return };
+    lab.sql("INSERT INTO entry (at, version) VALUES ('2024-01-05', 'first'), ('2024-01-06', 'second')").await;
+    lab.project.good(&RUN);
+    lab.sql("INSERT INTO entry (at, version) VALUES ('2024-01-06', 'equal'), ('2024-01-20', 'third'), ('2024-03-01', 'march')").await;
+    let open = lab.begin("INSERT INTO entry (at, version) VALUES ('2024-01-21', 'open')").await;
+    lab.sql("INSERT INTO entry (at, version) VALUES ('2024-01-22', 'behind it')").await;
+    lab.project.good(&JANUARY);
+    lab.project.good(&JANUARY);
+    let Some(found) = lab.versions().await else { return };
+    assert_eq!(found, ["equal", "first", "second", "third"], "what is not decided waits");
+    open.client.batch_execute("COMMIT").await.expect("a commit");
+    lab.sql("INSERT INTO entry (at, version) VALUES ('2024-01-10', 'after it')").await;
+    lab.project.good(&RUN);
+    lab.assert_each_version_once().await;
+    lab.sql("INSERT INTO entry (at, version) VALUES ('2024-03-01', 'march again'), ('2024-04-01', 'april')").await;
+    lab.project.good(&RUN);
+    lab.project.good(&RUN);
+    lab.assert_each_version_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_load_takes_the_place_of_intervals_that_came_before_it() {
+    let Some(lab) = Lab::new("at").await else { return };
+    lab.sql(YEAR).await;
+    lab.project.good(&JANUARY);
+    let Some(found) = lab.versions().await else { return };
+    assert_eq!(found.len(), 124, "31 days of 4 rows");
+    refused(&lab.project, &["run", "--source", "db", "--limit", "5"]);
+    lab.project.good(&[
+        "run",
+        "--source",
+        "db",
+        "--interval-start",
+        "2024-02-01",
+        "--interval-end",
+        "2024-02-02T06:00:00Z",
+    ]);
+    assert_eq!(lab.versions().await.expect("a reader").len(), 129);
+    lab.project.good(&RUN);
+    lab.assert_each_version_once().await;
+}
+
+#[test]
+fn an_interval_of_a_stream_without_a_cursor_is_refused() {
+    let project = Project::new("sources: {files: {path: ./data}}");
+    std::fs::create_dir(project.folder.path().join("data")).expect("a folder");
+    std::fs::write(project.folder.path().join("data/a.csv"), "id\n1\n").expect("a file");
+    let run = ["run", "--source", "files", "--interval-start", "2024-01-01", "--interval-end", "2024-02-01"];
+    let said = refused(&project, &run);
+    assert!(said.contains("needs a cursor"), "{said}");
+    assert!(
+        refused(&project, &["run", "--source", "files", "--interval-start", "2024-01-01"]).contains("--interval-end")
+    );
+    let backwards = ["run", "--source", "files", "--interval-start", "2024-02-01", "--interval-end", "2024-01-01"];
+    assert!(refused(&project, &backwards).contains("ends before it starts"));
+}
