@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::{SmallVec, smallvec};
 
 use super::{Decoder, Envelope, PageShape, Target, literal};
 use crate::{Error, ErrorKind, Result};
@@ -82,11 +83,15 @@ fn utf8(bytes: &[u8]) -> Result<&str> {
     })
 }
 
+/// The JSON text of each column of a record. A file of lines has a walk for each of them: those of most streams are then
+/// made without an allocation.
+type Slots<'de> = SmallVec<[Option<&'de str>; 32]>;
+
 /// The state of one walk. Slots are reused from record to record.
 struct Walk<'a, 'de> {
     decoder: &'a mut Decoder,
     look: Look<'a>,
-    slots: Vec<Option<&'de str>>,
+    slots: Slots<'de>,
     taken: Vec<Option<&'de str>>,
     unknown: Vec<(&'de str, &'de str)>,
     records: usize,
@@ -96,7 +101,7 @@ struct Walk<'a, 'de> {
 
 impl<'a, 'de> Walk<'a, 'de> {
     fn new(decoder: &'a mut Decoder, look: Look<'a>) -> Self {
-        let (slots, taken) = (vec![None; decoder.columns.len()], vec![None; decoder.keys.taken.len()]);
+        let (slots, taken) = (smallvec![None; decoder.columns.len()], vec![None; decoder.keys.taken.len()]);
         Self { decoder, look, slots, taken, unknown: Vec::new(), records: 0, failure: None }
     }
 
