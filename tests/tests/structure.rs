@@ -9,7 +9,8 @@ use crate::workspace::{Lock, Package, members, text, top};
 /// | crate | may know | in tests also |
 /// | --- | --- | --- |
 /// | core, runner/heap | nothing | |
-/// | core/http, core/sql, core/testkit | core | the testkit |
+/// | core/http, core/sql, core/conformance | core | the testkit |
+/// | core/testkit | core, core/conformance | |
 /// | a connector | core, core/http, core/sql | the testkit |
 /// | a table format, the catalog | core | the testkit |
 /// | the runner, tests | all | all |
@@ -18,8 +19,8 @@ fn may_know(name: &str) -> Option<Option<(&'static [&'static str], &'static [&'s
     const KIT: &[&str] = &["ingest-core", "ingest-testkit"];
     Some(match name {
         "ingest-core" | "ingest-heap" => Some((&[], &[])),
-        "ingest-http" | "ingest-sql" | "ingest-catalog" => Some((CORE, KIT)),
-        "ingest-testkit" => Some((CORE, CORE)),
+        "ingest-http" | "ingest-sql" | "ingest-catalog" | "ingest-conformance" => Some((CORE, KIT)),
+        "ingest-testkit" => Some((&["ingest-core", "ingest-conformance"], &["ingest-core", "ingest-conformance"])),
         "ingest-runner" | "ingest-tests" => None,
         _ if name.starts_with("ingest-lake-") => Some((CORE, KIT)),
         _ if name.starts_with("ingest-connector-") => Some((

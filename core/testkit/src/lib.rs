@@ -22,14 +22,11 @@
 
 pub mod azurite;
 pub mod certificates;
-pub mod conformance;
 mod exchange;
 pub mod gcs;
 mod hmac;
 pub mod hostile;
 pub mod http;
-pub mod oracle;
-pub mod out;
 pub mod postgres;
 pub mod process;
 pub mod programs;
@@ -39,3 +36,6 @@ pub mod s3;
 pub mod source;
 pub mod store;
 pub mod stripe;
+
+pub use ingest_conformance as conformance;
+pub use ingest_conformance::{oracle, out};

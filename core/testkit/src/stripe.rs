@@ -152,6 +152,11 @@ impl StripeServer {
         self.state().faults.extend(faults);
     }
 
+    /// No request that was to go wrong does.
+    pub fn no_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Every request goes wrong with this probability from now on, in a way that may be repeated; 0 ends it.
     pub fn chaos(&self, seed: u64, probability: f64) {
         self.state().chaos = Some((StdRng::seed_from_u64(seed), probability));

@@ -58,6 +58,27 @@ fn subject_by(factory: impl Factory + 'static, model: &Model) -> Subject {
                 async {}
             },
         )
+        .outage(
+            {
+                let model = model.clone();
+                move || {
+                    model.outage(true);
+                    async {}
+                }
+            },
+            {
+                let model = model.clone();
+                move || {
+                    model.outage(false);
+                    async {}
+                }
+            },
+            {
+                let model = model.clone();
+                move || model.requests()
+            },
+        )
+        .most_rows(10_000)
         .lose_log(move || {
             model.insert(0, 1);
             model.purge_log();
@@ -76,8 +97,8 @@ async fn a_sound_connector_passes_every_check() {
         let report = report(config(reading, None), &[]).await;
         report.assert_passed();
         for line in &report.lines {
-            // The model claims neither required fields nor projection; everything else is tried.
-            let tried = matches!(line.outcome, Outcome::Passed) || ["S10", "R12"].contains(&line.id);
+            // The model has no required fields, no projection, no filter, no process of its own; all else is tried.
+            let tried = matches!(line.outcome, Outcome::Passed) || ["S10", "R11", "R12", "F02"].contains(&line.id);
             assert!(tried, "{report}");
         }
     }
@@ -115,6 +136,17 @@ async fn each_defect_is_found_by_its_check() {
         (Defect::WildEstimate, "R14"),
         (Defect::Panics, "R01"),
         (Defect::NeverReady, "R01"),
+        (Defect::SkipsAtPageBorder, "R05"),
+        (Defect::RepeatsOnResume, "I02"),
+        (Defect::IgnoresCursor, "I01"),
+        (Defect::OnlyFirstPage, "R05"),
+        (Defect::MissesTheEnd, "R03"),
+        (Defect::PanicsOnEmpty, "R10"),
+        (Defect::TrustsUnsorted, "I02"),
+        (Defect::PagesByOffset, "R09"),
+        (Defect::RetriesInside, "F01"),
+        (Defect::IntervalMovesPosition, "I10"),
+        (Defect::CheckWrites, "K04"),
     ] {
         // The secrets check looks through what the others brought to light.
         let only = if id == "S11" { vec!["K02", "R01", id] } else { vec![id] };
@@ -142,6 +174,51 @@ async fn batches_as_large_as_the_source_likes_are_found() {
         let report = conformance::run(subject).await;
         assert_eq!(matches!(report.outcome("R13"), Some(Outcome::Failed(_))), found, "{report}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_in_memory_as_a_whole_is_found() {
+    for (defect, found) in [(None, false), (Some(Defect::HoldsEverything), true)] {
+        let config = ModelConfig {
+            rows: 192,
+            slices: 1,
+            batch_rows: 1,
+            payload_bytes: 1 << 20,
+            ..config(Reading::Windows, defect)
+        };
+        let model = Model::new(config);
+        let subject = subject_by(Builtin::<ModelConnector>::new(), &model).streams(&["*_0"]).only(&["R15"]);
+        let report = conformance::run(subject.memory_limit(128 << 20)).await;
+        assert_eq!(matches!(report.outcome("R15"), Some(Outcome::Failed(_))), found, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_capability_that_is_claimed_and_not_held_is_found() {
+    let cases: [(&str, Change); 2] =
+        [("R12", |spec| spec.capabilities.projection = true), ("R11", |spec| spec.capabilities.filter = true)];
+    for (id, change) in cases {
+        let model = Model::new(config(Reading::Windows, None));
+        let subject = subject_by(Described { change }, &model).filtered("shop.stream_0", "id < 10", 10).only(&[id]);
+        let report = conformance::run(subject).await;
+        assert_eq!(report.failed(), [id], "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_shows_what_was_sent_what_came_and_what_the_contract_says() {
+    let report = report(config(Reading::Windows, Some(Defect::RestartsOnResume)), &["I02"]).await;
+    let text = report.to_string();
+    for part in [
+        "sent:     extract {\"from\":{\"at\":{\"key\":",
+        "came:     slice shop.stream_0/0 in mode full, from mark 1",
+        "unknown",
+        "contract: `extract` gives every row after `from`",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let key = Model::new(ModelConfig::default()).api_key();
+    assert!(!text.contains(key));
 }
 
 type Change = fn(&mut Spec);
@@ -174,7 +251,8 @@ async fn a_specification_that_is_wrong_is_found() {
         Some(spec.config.as_mut()?.get_mut("properties")?.get_mut(name)?.take())
     };
     assert!(field(&mut Builtin::<ModelConnector>::new().spec(), "api_key").is_some());
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change); 7] = [
+        ("S04", |spec| spec.config.as_mut().unwrap()["properties"]["reading"]["enum"] = json!(["windows", "windows"])),
         ("S01", |spec| spec.title.clear()),
         ("S01", |spec| spec.name = "My Model".into()),
         ("S02", |spec| drop(spec.config.as_mut().unwrap()["properties"].as_object_mut().unwrap().remove("server"))),
@@ -194,7 +272,7 @@ async fn a_check_without_what_it_needs_fails_until_a_reason_is_written() {
     let model = Model::new(config(Reading::Windows, None));
     let bare = Subject::new(Builtin::<ModelConnector>::new(), model.config());
     let report = conformance::run(bare).await;
-    assert_eq!(report.failed(), ["K02", "R05", "R10", "I03", "I06", "F07"]);
+    assert_eq!(report.failed(), ["K02", "R05", "R10", "I03", "I06", "R09", "F01", "F07"]);
     let Some(Outcome::Failed(why)) = report.outcome("K02") else { panic!("{report}") };
     assert!(why.contains(".refused(") && why.contains(".skip(\"K02\""), "{why}");
     let mut subject = Subject::new(Builtin::<ModelConnector>::new(), model.config());

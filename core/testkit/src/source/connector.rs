@@ -242,10 +242,14 @@ impl ModelConnector {
             let before = |time: i64| ((time - EPOCH).max(0).cast_unsigned()).div_ceil(1_000_000).saturating_sub(1);
             let to = before(end).min(self.bound());
             plan.slices.extend(self.windows(name, stream, before(start), to, request.min_slices));
+            if self.has(Defect::IntervalMovesPosition) {
+                plan.then.insert(name.clone(), BTreeMap::from([(CURSOR.into(), Some(At::Bound(to)))]));
+            }
             return Ok(());
         }
         let above = match selected.positions.get(&CURSOR.into()) {
             None => 0,
+            Some(At::Bound(_)) if self.has(Defect::IgnoresCursor) => 0,
             Some(At::Bound(bound)) => *bound,
             Some(_) => return Err(foreign_position(name)),
         };
@@ -331,6 +335,9 @@ impl Connector for ModelConnector {
     }
 
     async fn check(&self, _selection: &Selection) -> Result<Vec<Problem>> {
+        if self.has(Defect::CheckWrites) {
+            self.model.insert(0, 1);
+        }
         match self.begin(Call::Check, "").await {
             Ok(_) => Ok(Vec::new()),
             Err(error) if error.kind() == ErrorKind::Unauthenticated => Ok(vec![Problem::from_error(None, &error)]),

@@ -61,4 +61,28 @@ pub enum Defect {
     Panics,
     /// A job is never ready.
     NeverReady,
+    /// The first row of every page but the first is missing.
+    SkipsAtPageBorder,
+    /// After a restart the row of the mark comes again.
+    RepeatsOnResume,
+    /// The cursor is not sent: every read in mode `incremental` is a whole one.
+    IgnoresCursor,
+    /// What follows the first page is never asked for.
+    OnlyFirstPage,
+    /// The end of the list is not seen: the last page comes again and again.
+    MissesTheEnd,
+    /// A stream without rows panics.
+    PanicsOnEmpty,
+    /// Rows that come unsorted are marked as if they were sorted by the cursor.
+    TrustsUnsorted,
+    /// Pages are counted off a list whose order changes.
+    PagesByOffset,
+    /// A request that failed is made again, and again.
+    RetriesInside,
+    /// A stream is held in memory as a whole.
+    HoldsEverything,
+    /// A window by hand moves the position.
+    IntervalMovesPosition,
+    /// `check` writes something to see whether it can.
+    CheckWrites,
 }

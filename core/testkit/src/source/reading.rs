@@ -44,6 +44,7 @@ impl Reading<'_, '_> {
         let Some(name) = self.slice.streams.first().cloned() else {
             return Err(Error::unexpected("a bounded slice without a stream"));
         };
+        let held = if self.has(Defect::HoldsEverything) { self.whole(&at)? } else { Vec::new() };
         if self.has(Defect::NeverReady) {
             return Ok(Done::Pending(std::time::Duration::from_millis(1)));
         }
@@ -51,18 +52,22 @@ impl Reading<'_, '_> {
             if let Some(done) = self.trouble_that_is_due(&at).await? {
                 return Ok(done);
             }
-            let (stream, rows) = self.fetch(&at, self.chunk())?;
-            if rows.is_empty() && at == self.start(None)? && self.has(Defect::EmptyStreamFails) {
-                return Err(Error::new(ErrorKind::DataInvalid, "the page has no rows"));
+            let (stream, mut rows) = self.page(&at)?;
+            if rows.is_empty() && at == self.start(None)? {
+                self.empty()?;
             }
             let Some(last) = rows.last() else {
                 self.memory().remove(&self.slice.id);
+                drop(held);
                 return Ok(Done::Complete);
             };
             at = match at {
                 At::Key(_) => At::Key(last.id),
                 _ => At::Row { changed: last.changed, id: last.id },
             };
+            if self.given > 0 && self.has(Defect::SkipsAtPageBorder) {
+                rows.remove(0);
+            }
             if self.has(Defect::ForgetsOnCancel) {
                 self.memory().insert(self.slice.id.clone(), at);
             }
@@ -78,6 +83,9 @@ impl Reading<'_, '_> {
             }
             self.given += rows.len() as u64;
             self.unmarked += rows.len() as u64;
+            if self.has(Defect::OnlyFirstPage) {
+                return Ok(Done::Complete);
+            }
             if marks {
                 self.unmarked = 0;
                 if !self.has(Defect::MarksBeforeRows) {
@@ -90,7 +98,7 @@ impl Reading<'_, '_> {
     /// Where a bounded slice starts.
     fn start(&self, from: Option<&At>) -> Result<At> {
         let from = if self.has(Defect::RestartsOnResume) { None } else { from };
-        let skipped = i64::from(self.has(Defect::SkipsOnResume));
+        let skipped = i64::from(self.has(Defect::SkipsOnResume)) - i64::from(self.has(Defect::RepeatsOnResume));
         let remembered = self.memory().get(&self.slice.id).copied();
         Ok(match (&self.slice.work, remembered.as_ref().or(from)) {
             (Work::Keys { above, .. }, None) => At::Key(*above),
@@ -116,8 +124,60 @@ impl Reading<'_, '_> {
         usize::try_from(rows.min(to_mark).min(to_trouble)).unwrap_or(usize::MAX).max(1)
     }
 
+    /// The page after a position.
+    fn page(&self, at: &At) -> Result<(u32, Vec<Row>)> {
+        let limit = self.chunk();
+        let mut attempts = if self.has(Defect::RetriesInside) { 10 } else { 1 };
+        loop {
+            attempts -= 1;
+            match self.fetch(at, limit) {
+                Err(error) if error.is_retryable() && attempts > 0 => {}
+                Ok((stream, rows)) if rows.is_empty() && self.given > 0 && self.has(Defect::MissesTheEnd) => {
+                    let (_, all) = self.fetch(&self.start(None)?, usize::MAX)?;
+                    return Ok((stream, all[all.len().saturating_sub(limit)..].to_vec()));
+                }
+                fetched => return fetched,
+            }
+        }
+    }
+
+    /// What a mistaken connector does about a stream without rows.
+    fn empty(&self) -> Result<()> {
+        match self.connector.config().defect {
+            Some(Defect::EmptyStreamFails) => Err(Error::new(ErrorKind::DataInvalid, "the page has no rows")),
+            Some(Defect::PanicsOnEmpty) => panic!("the first row of a page that has none"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that a slice has, at once.
+    fn whole(&self, at: &At) -> Result<Vec<RecordBatch>> {
+        let (stream, rows) = self.fetch(at, usize::MAX)?;
+        rows.chunks(1).map(|row| Ok(rows::batch(stream, row, self.connector.config().payload_bytes)?)).collect()
+    }
+
     fn fetch(&self, at: &At, limit: usize) -> Result<(u32, Vec<Row>)> {
         let model = &self.connector.model;
+        model.request()?;
+        let offset = usize::try_from(self.given).unwrap_or(usize::MAX);
+        match (&self.slice.work, at) {
+            (Work::Keys { stream, above, to, .. }, _) if self.has(Defect::PagesByOffset) => {
+                let mut rows = model.by_change(*stream, (0, 0), u64::MAX, usize::MAX);
+                rows.retain(|row| (above + 1..*to).contains(&row.id));
+                return Ok((*stream, rows.into_iter().skip(offset).take(limit).collect()));
+            }
+            (Work::Changed { stream, above, to }, _) if self.has(Defect::TrustsUnsorted) => {
+                let mut rows = model.by_change(*stream, (*above, i64::MAX), *to, usize::MAX);
+                rows.sort_by_key(|row| row.id);
+                let resumed = match at {
+                    At::Row { changed, id } if self.given == 0 => (*changed, *id),
+                    _ => (*above, i64::MAX),
+                };
+                rows.retain(|row| (row.changed, row.id) > resumed);
+                return Ok((*stream, rows.into_iter().skip(offset).take(limit).collect()));
+            }
+            _ => {}
+        }
         match (&self.slice.work, at) {
             (Work::Keys { stream, snapshot, to, .. }, At::Key(after)) => {
                 Ok((*stream, model.by_key(*snapshot, *stream, *after, *to, limit)?))
@@ -165,6 +225,7 @@ impl Reading<'_, '_> {
             if let Some(done) = self.trouble_that_is_due(&At::Commit(commit)).await? {
                 return Ok(done);
             }
+            model.request()?;
             let next = match model.next_transaction(commit) {
                 Err(_) if self.has(Defect::StartsLateInSilence) => {
                     commit += 1;

@@ -143,6 +143,8 @@ struct State {
     next_snapshot: u64,
     script: Vec<Scripted>,
     calls: HashMap<Call, u64>,
+    requests: u64,
+    outage: bool,
 }
 
 pub(super) struct Server {
@@ -288,6 +290,16 @@ impl Model {
         self.state().calls.get(&call).copied().unwrap_or(0)
     }
 
+    /// Whether every request for rows fails as unavailable.
+    pub fn outage(&self, fails: bool) {
+        self.state().outage = fails;
+    }
+
+    /// How many requests for rows were made: one for each batch.
+    pub fn requests(&self) -> u64 {
+        self.state().requests
+    }
+
     /// Up to which transaction the log was confirmed by `checkpoint`.
     pub fn acknowledged(&self) -> u64 {
         self.state().acknowledged
@@ -299,6 +311,13 @@ impl Model {
     }
 
     // What the connector sees.
+
+    /// Counts a request for rows.
+    pub(super) fn request(&self) -> Result<()> {
+        let mut state = self.state();
+        state.requests += 1;
+        if state.outage { Err(failure(ErrorKind::Unavailable)) } else { Ok(()) }
+    }
 
     pub(super) fn key_is(&self, key: &str) -> bool {
         key == API_KEY

@@ -14,16 +14,78 @@ use crate::oracle::Rows;
 use crate::out::Collected;
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("R01", "every stream gives rows, or is listed as empty", gives_rows),
-    check!("R02", "rows have the types of the schema, and no column outside it", match_the_schema),
-    check!("R04", "keys of a full read are unique and not null", keys),
-    check!("R05", "a full read gives what the source holds", truth),
-    check!("R06", "two full reads are equal", two_reads),
-    check!("R08", "slices give the same in any order, at once, and in another process", any_order),
-    check!("R10", "an empty stream is read without rows and without an error", empty),
-    check!("R12", "only the wanted columns come, where projection is claimed", projection),
-    check!("R13", "batches follow the wanted size", batch_size),
-    check!("R14", "estimates are near the truth, where they are given", estimates),
+    check!(
+        "R01",
+        "every stream gives rows, or is listed as empty",
+        "`Ok(Complete)` promises that all rows of the slice are out",
+        gives_rows
+    ),
+    check!(
+        "R02",
+        "rows have the types of the schema, and no column outside it",
+        "rows have the types of the schema, columns that it knows, and nulls only where it says so",
+        match_the_schema
+    ),
+    check!(
+        "R03",
+        "a read ends",
+        "a slice ends: an API that repeats its pages or cursors is DataInvalid, not an endless read",
+        ends
+    ),
+    check!(
+        "R04",
+        "keys of a full read are unique and not null",
+        "the key names a row: in one full read it is never null and never comes twice",
+        keys
+    ),
+    check!(
+        "R05",
+        "a full read gives what the source holds",
+        "the slices of a plan together give exactly what the source holds",
+        truth
+    ),
+    check!(
+        "R06",
+        "two full reads are equal",
+        "reading changes nothing: two full reads of an unchanged source are equal",
+        two_reads
+    ),
+    check!(
+        "R08",
+        "slices give the same in any order, at once, and in another process",
+        "slices are independent: any order, several at once (`parallel`), and where `portable` is claimed another process",
+        any_order
+    ),
+    check!(
+        "R10",
+        "an empty stream is read without rows and without an error",
+        "an empty stream is read: no rows, no error, its schema is known",
+        empty
+    ),
+    check!(
+        "R11",
+        "only the rows of a filter come, where filters are claimed",
+        "`Capabilities::filter`: only the rows that `where` lets through come",
+        filter
+    ),
+    check!(
+        "R12",
+        "only the wanted columns come, where projection is claimed",
+        "`Capabilities::projection`: only the wanted columns come",
+        projection
+    ),
+    check!(
+        "R13",
+        "batches follow the wanted size",
+        "batches follow `Out::batch_bytes`, which is the memory that there is",
+        batch_size
+    ),
+    check!(
+        "R14",
+        "estimates are near the truth, where they are given",
+        "an estimate is near the truth, or is not given",
+        estimates
+    ),
 ];
 
 /// The streams that can be read whole, and the read.
@@ -35,7 +97,7 @@ async fn full(suite: &Suite) -> Result<(Vec<Stream>, Read), Fault> {
 }
 
 /// The mode that reads everything from the start: `full` where there is one.
-async fn whole(suite: &Suite, source: &dyn ingest_core::Source) -> Result<(Mode, Vec<Stream>), Fault> {
+pub(super) async fn whole(suite: &Suite, source: &dyn ingest_core::Source) -> Result<(Mode, Vec<Stream>), Fault> {
     let modes = suite.modes(source).await?;
     modes.into_iter().next().ok_or_else(|| Fault::Wrong("no stream has a mode".into()))
 }
@@ -111,6 +173,42 @@ fn fits(schema: &SchemaRef, batch: &RecordBatch) -> Result<(), String> {
     Ok(())
 }
 
+async fn ends(suite: &Suite) -> Checked {
+    let source = suite.open().await?;
+    let (mode, streams) = whole(suite, source.as_ref()).await?;
+    for group in groups(&streams) {
+        let plan = suite.plan(source.as_ref(), &group, mode, &Positions::new()).await?;
+        for slice in plan.slices.iter().filter(|slice| slice.shape != Shape::Feed) {
+            suite.extract(source.as_ref(), slice, None).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn filter(suite: &Suite) -> Checked {
+    if !suite.spec.capabilities.filter {
+        return Err(Fault::DoesNotApply("filters are not claimed".into()));
+    }
+    let Some(filtered) = &suite.subject.filtered else { return Err(Fault::Needs("filtered(stream, filter, rows)")) };
+    let source = suite.open().await?;
+    let (mode, streams) = whole(suite, source.as_ref()).await?;
+    let Some(stream) = streams.iter().find(|stream| stream.name == filtered.stream) else {
+        return wrong(format!("the stream {} of the filter is not described", filtered.stream));
+    };
+    let mut request = super::suite::request(&[stream], mode, &Positions::new());
+    request.streams[0].filter = Some(filtered.filter.clone());
+    let plan = suite.ok("plan", source.plan(&request)).await?;
+    let mut rows = 0;
+    for slice in &plan.slices {
+        let (events, _) = suite.extract(source.as_ref(), slice, None).await?;
+        rows += events.iter().map(|e| if let Event::Rows(_, batch) = e { batch.num_rows() } else { 0 }).sum::<usize>();
+    }
+    match rows == filtered.rows {
+        true => Ok(()),
+        false => wrong(format!("stream {}: {rows} rows come, the filter lets {} through", stream.name, filtered.rows)),
+    }
+}
+
 async fn keys(suite: &Suite) -> Checked {
     let (streams, read) = full(suite).await?;
     if read.slices(Shape::Feed) > 0 {
@@ -133,9 +231,8 @@ async fn keys(suite: &Suite) -> Checked {
 
 async fn truth(suite: &Suite) -> Checked {
     let (streams, read) = full(suite).await?;
-    let Some(truth) = &suite.subject.truth else { return Err(Fault::Needs("truth(rows of a stream)")) };
     for stream in &streams {
-        equals_truth(stream, read.rows(&stream.name)?, truth(&stream.name).await)?;
+        equals_truth(stream, read.rows(&stream.name)?, suite.truth(&stream.name).await?)?;
     }
     Ok(())
 }

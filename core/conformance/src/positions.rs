@@ -15,23 +15,81 @@ use crate::oracle::newest;
 use crate::out::Collected;
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("I01", "a second read without a change gives nothing again", second_read),
-    check!("I02", "from every mark the rest comes, nothing lost and nothing twice", every_mark),
-    check!("I03", "what changed between two reads comes with the second", changes),
-    check!("I04", "positions are small, pass through JSON, and foreign ones are refused", foreign_positions),
-    check!("I05", "order only grows, and every event has its place in it", order),
-    check!("I06", "rows that become visible late are not lost", late_rows),
-    check!("I07", "a call may be dropped at any await", cancelled),
-    check!("I08", "a call ends at once when the runner refuses", refused),
-    check!("I09", "`checkpoint` may be repeated and come late", checkpoints),
-    // The last one: the source has lost something afterwards.
-    check!("F07", "a feed whose log is gone says so", lost_log),
+    check!(
+        "I01",
+        "a second read without a change gives nothing again",
+        "`then` and marks say what was read: a second read from them gives nothing again",
+        second_read
+    ),
+    check!(
+        "I02",
+        "from every mark the rest comes, nothing lost and nothing twice",
+        "`extract` gives every row after `from`, neither more nor less, from every mark that it emitted; a mark comes after the rows it covers",
+        every_mark
+    ),
+    check!(
+        "I03",
+        "what changed between two reads comes with the second",
+        "what changed after the positions were taken comes with the next read, and the reads together come to what the source holds",
+        changes
+    ),
+    check!(
+        "I04",
+        "positions are small, pass through JSON, and foreign ones are refused",
+        "positions pass through JSON, stay below 1 MiB (work: 64 KiB), and one of another version or shape is CheckpointInvalid",
+        foreign_positions
+    ),
+    check!(
+        "I05",
+        "order only grows, and every event has its place in it",
+        "marks never go back, and `_ingest_seq` of a row lies between the marks around it",
+        order
+    ),
+    check!(
+        "I06",
+        "rows that become visible late are not lost",
+        "the upper bound of a window is safe as `Safety` says: a row that becomes visible late comes with a later read",
+        late_rows
+    ),
+    check!(
+        "I07",
+        "a call may be dropped at any await",
+        "`extract` may be dropped at any await; what was not marked is given again",
+        cancelled
+    ),
+    check!(
+        "I08",
+        "a call ends at once when the runner refuses",
+        "an error of the way out is passed on at once: no more events, no other error",
+        refused
+    ),
+    check!(
+        "I09",
+        "`checkpoint` may be repeated and come late",
+        "`checkpoint` may be lost, repeated and late: it never moves the source back, and twice is fine",
+        checkpoints
+    ),
+    check!(
+        "I10",
+        "a window by hand leaves the positions alone",
+        "a plan of an interval is bounded and leaves the positions alone: `then` is empty",
+        interval
+    ),
 ];
+
+/// After all others: the source has lost something afterwards.
+pub(super) const LAST: &[Check] = &[check!(
+    "F07",
+    "a feed whose log is gone says so",
+    "what is gone is SliceExpired or CheckpointInvalid; a feed never starts later than `from` in silence",
+    lost_log
+)];
 
 /// How many slices of one read are dropped and refused in every way; the first and the last are among them.
 const SLICES: usize = 3;
-/// How many points of one slice a call is dropped or refused at.
-const POINTS: usize = 16;
+/// How many awaits of one slice a call is dropped at, and how many events it is refused at: all of them in a slice that
+/// has no more.
+const POINTS: usize = 64;
 
 /// `count` of `0..all`, evenly spread, the first and the last among them.
 fn spread(all: usize, count: usize) -> Vec<usize> {
@@ -112,7 +170,9 @@ fn through_json(mark: &Stored) -> Result<Stored, Fault> {
 async fn changes(suite: &Suite) -> Checked {
     incremental(suite)?;
     let Some(change) = &suite.subject.change else { return Err(Fault::Needs("change(at the source)")) };
-    let Some(truth) = &suite.subject.truth else { return Err(Fault::Needs("truth(rows of a stream)")) };
+    if suite.subject.truth.is_none() {
+        return Err(Fault::Needs("truth(rows of a stream)"));
+    }
     let source = suite.open().await?;
     for (mode, streams) in suite.modes(source.as_ref()).await? {
         if mode == Mode::Full {
@@ -120,7 +180,7 @@ async fn changes(suite: &Suite) -> Checked {
         }
         let mut reads = vec![suite.read(source.as_ref(), &streams, mode, &Positions::new()).await?];
         for _ in 0..2 {
-            change().await;
+            suite.act("change the source", change).await?;
             let held = reads.last().map(|read| read.positions.clone()).unwrap_or_default();
             reads.push(suite.read(source.as_ref(), &streams, mode, &held).await?);
         }
@@ -134,7 +194,7 @@ async fn changes(suite: &Suite) -> Checked {
                     ));
                 }
             }
-            equals_truth(stream, come_to(&reads, stream, mode)?, truth(&stream.name).await)
+            equals_truth(stream, come_to(&reads, stream, mode)?, suite.truth(&stream.name).await?)
                 .map_err(|fault| in_mode(fault, mode))?;
         }
     }
@@ -142,7 +202,7 @@ async fn changes(suite: &Suite) -> Checked {
 }
 
 /// What the rows of several reads come to: of each key the newest.
-fn come_to(reads: &[Read], stream: &Stream, mode: Mode) -> Result<super::CanonicalRows, Fault> {
+pub(super) fn come_to(reads: &[Read], stream: &Stream, mode: Mode) -> Result<super::CanonicalRows, Fault> {
     let mut rows = Vec::new();
     for (nth, read) in reads.iter().enumerate() {
         for mut row in read.rows(&stream.name)? {
@@ -293,49 +353,54 @@ async fn late_rows(suite: &Suite) -> Checked {
     incremental(suite)?;
     let Some((begin, commit)) = &suite.subject.late else { return Err(Fault::Needs("late(begin, commit)")) };
     let Some(change) = &suite.subject.change else { return Err(Fault::Needs("change(at the source)")) };
-    let Some(truth) = &suite.subject.truth else { return Err(Fault::Needs("truth(rows of a stream)")) };
+    if suite.subject.truth.is_none() {
+        return Err(Fault::Needs("truth(rows of a stream)"));
+    }
     let source = suite.open().await?;
     for (mode, streams) in suite.modes(source.as_ref()).await? {
         if mode == Mode::Full {
             continue;
         }
         let mut reads = vec![suite.read(source.as_ref(), &streams, mode, &Positions::new()).await?];
-        begin().await;
-        change().await;
+        suite.act("begin to write a late row", begin).await?;
+        suite.act("change the source", change).await?;
         for committed in [false, true] {
             if committed {
-                commit().await;
+                suite.act("make the late row visible", commit).await?;
             }
             let held = reads.last().map(|read| read.positions.clone()).unwrap_or_default();
             reads.push(suite.read(source.as_ref(), &streams, mode, &held).await?);
         }
         for stream in &streams {
-            equals_truth(stream, come_to(&reads, stream, mode)?, truth(&stream.name).await)
+            equals_truth(stream, come_to(&reads, stream, mode)?, suite.truth(&stream.name).await?)
                 .map_err(|fault| in_mode(fault, mode))?;
         }
     }
     Ok(())
 }
 
-/// A future that gives up after so many polls.
+/// A future that gives up after so many polls, and counts them.
 struct Polls<F> {
     inner: Pin<Box<F>>,
     left: usize,
+    polled: usize,
 }
 
 impl<F: Future> Future for Polls<F> {
-    type Output = Option<F::Output>;
+    /// What it came to, if it did, and how often it was polled.
+    type Output = (Option<F::Output>, usize);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.left == 0 {
-            return Poll::Ready(None);
+            return Poll::Ready((None, self.polled));
         }
         self.left -= 1;
-        let poll = self.inner.as_mut().poll(context).map(Some);
-        if poll.is_pending() && self.left == 0 {
-            return Poll::Ready(None);
+        self.polled += 1;
+        match self.inner.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready((Some(output), self.polled)),
+            Poll::Pending if self.left == 0 => Poll::Ready((None, self.polled)),
+            Poll::Pending => Poll::Pending,
         }
-        poll
     }
 }
 
@@ -344,28 +409,40 @@ async fn cancelled(suite: &Suite) -> Checked {
     suite
         .each_read(async |source, mode, read| {
             for run in some_runs(read) {
-                let mut polls = 1;
-                for _ in 0..POINTS {
-                    let mut out = Collected::new();
-                    let call = source.extract(&run.slice, suite.spec.state_version, run.from.as_ref(), &mut out);
-                    let call = Polls { inner: Box::pin(call), left: polls };
-                    let ended = suite.call("extract", async { Ok(call.await) }).await?;
-                    if let Ok(Some(ended)) = ended {
-                        ended.map_err(|error| Fault::Wrong(format!("extract failed: {error:?}")))?;
-                        break;
-                    }
-                    let from = out.last_mark().or(run.from.as_ref());
-                    let (rest, _) = suite.extract(source, &run.slice, from).await?;
-                    let all = [out.covered(), &rest].concat();
-                    let what =
-                        format!("slice {} in mode {mode}, dropped after {polls} polls and read on", run.slice.id);
-                    same_rows(&what, &streams, &all, &run.events)?;
-                    polls += polls.div_ceil(2);
+                let all = dropped_after(suite, source, &streams, mode, run, usize::MAX).await?;
+                for polls in spread(all.saturating_sub(1), POINTS) {
+                    dropped_after(suite, source, &streams, mode, run, polls + 1).await?;
                 }
             }
             Ok(())
         })
         .await
+}
+
+/// Drops a call after so many polls and reads on from its last mark. Gives how often it was polled.
+async fn dropped_after(
+    suite: &Suite,
+    source: &dyn Source,
+    streams: &[Stream],
+    mode: Mode,
+    run: &Run,
+    polls: usize,
+) -> Result<usize, Fault> {
+    let mut out = Collected::new();
+    let call = source.extract(&run.slice, suite.spec.state_version, run.from.as_ref(), &mut out);
+    let call = Polls { inner: Box::pin(call), left: polls, polled: 0 };
+    let (ended, polled) = suite.ok("extract", async { Ok(call.await) }).await?;
+    // A call that ended by itself was not dropped: another check looks at what it gave.
+    if let Some(ended) = ended {
+        ended.map_err(|error| Fault::Wrong(format!("extract failed: {error:?}")))?;
+        return Ok(polled);
+    }
+    let from = out.last_mark().or(run.from.as_ref());
+    let (rest, _) = suite.extract(source, &run.slice, from).await?;
+    let all = [out.covered(), &rest].concat();
+    let what = format!("slice {} in mode {mode}, dropped after {polls} polls and read on", run.slice.id);
+    same_rows(&what, streams, &all, &run.events)?;
+    Ok(polled)
 }
 
 async fn refused(suite: &Suite) -> Checked {
@@ -414,6 +491,32 @@ async fn checkpoints(suite: &Suite) -> Checked {
         .await
 }
 
+async fn interval(suite: &Suite) -> Checked {
+    incremental(suite)?;
+    let source = suite.open().await?;
+    let mut tried = false;
+    let streams = suite.streams(source.as_ref()).await?;
+    let by_cursor = |stream: &&Stream| stream.modes.contains(&Mode::Incremental) && !stream.cursors.is_empty();
+    for stream in streams.iter().filter(by_cursor) {
+        let mut request = super::suite::request(&[stream], Mode::Incremental, &Positions::new());
+        request.interval = Some((0, request.now));
+        let plan = match suite.call("plan", source.plan(&request)).await? {
+            Ok(plan) => plan,
+            // A cursor that is not a time has no such window.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::ConfigInvalid) => continue,
+            Err(error) => return wrong(format!("plan of a window of stream {} failed: {error:?}", stream.name)),
+        };
+        tried = true;
+        if let Some(slice) = plan.slices.iter().find(|slice| slice.shape == Shape::Feed) {
+            return wrong(format!("stream {}: a window by hand is read from the feed {}", stream.name, slice.id));
+        }
+        if plan.then.values().any(|positions| !positions.is_empty()) {
+            return wrong(format!("stream {}: a window by hand says that positions hold after it", stream.name));
+        }
+    }
+    if tried { Ok(()) } else { Err(Fault::DoesNotApply("no stream has a cursor that is a time".into())) }
+}
+
 async fn lost_log(suite: &Suite) -> Checked {
     incremental(suite)?;
     let source = suite.open().await?;
@@ -429,7 +532,7 @@ async fn lost_log(suite: &Suite) -> Checked {
         return Err(Fault::DoesNotApply("no slice is a feed".into()));
     }
     let Some(lose) = &suite.subject.lose_log else { return Err(Fault::Needs("lose_log(at the source)")) };
-    lose().await;
+    suite.act("lose the log", lose).await?;
     for (mode, streams, positions) in feeds {
         match suite.read(source.as_ref(), &streams, mode, &positions).await {
             Err(Fault::Wrong(text)) if text.contains("CheckpointInvalid") || text.contains("SliceExpired") => {}

@@ -4,23 +4,80 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use ingest_core::{ErrorKind, Json, Problem, Selection, Severity};
 
-use super::suite::{Suite, context, json};
+use super::reading::equals_truth;
+use super::suite::{Suite, json};
 use super::{Check, Checked, Fault, check, wrong};
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("S01", "the specification is complete and always the same", complete),
-    check!("S02", "the configuration under test opens, and has no key that the schema does not know", opens),
-    check!("S03", "fields that look like secrets are marked as secrets", secrets_are_marked),
-    check!("S05", "every field is described, and every reference resolves", documented),
-    check!("S07", "an unknown key is refused by its name", unknown_key),
-    check!("S10", "a missing required field is refused by its name", missing_field),
-    check!("K01", "a good configuration has no problems", good_check),
-    check!("K02", "bad configurations are refused with their kind and a remedy", bad_checks),
+    check!(
+        "S01",
+        "the specification is complete and always the same",
+        "`spec` is constant and does no work; name, version, title, documentation and at least one mode are given",
+        complete
+    ),
+    check!(
+        "S02",
+        "the configuration under test opens, and has no key that the schema does not know",
+        "the JSON Schema of the configuration knows every key that `open` takes",
+        opens
+    ),
+    check!(
+        "S03",
+        "fields that look like secrets are marked as secrets",
+        "a field that holds a secret is of type `Secret`, which nothing prints",
+        secrets_are_marked
+    ),
+    check!(
+        "S04",
+        "the words of a field are distinct",
+        "the words of an enumeration differ from each other",
+        distinct_words
+    ),
+    check!(
+        "S05",
+        "every field is described, and every reference resolves",
+        "every field of the configuration has a doc comment, and every `$ref` of its schema leads somewhere",
+        documented
+    ),
+    check!(
+        "S07",
+        "an unknown key is refused by its name",
+        "`deny_unknown_fields`: an unknown key is ConfigInvalid and the error names it",
+        unknown_key
+    ),
+    check!(
+        "S10",
+        "a missing required field is refused by its name",
+        "a missing required field is ConfigInvalid and the error names it",
+        missing_field
+    ),
+    check!(
+        "K01",
+        "a good configuration has no problems",
+        "an empty list of `check` promises that `plan` and `extract` have the rights they need",
+        good_check
+    ),
+    check!(
+        "K02",
+        "bad configurations are refused with their kind and a remedy",
+        "what is refused has its kind (Unauthenticated, PermissionDenied, NotFound, …) and a hint that says what to do next",
+        bad_checks
+    ),
+    check!(
+        "K04",
+        "`check` changes nothing at the source",
+        "`check` changes nothing at the source",
+        check_changes_nothing
+    ),
 ];
 
 /// After all others: it looks through everything that they saw.
-pub(super) const LAST: &[Check] =
-    &[check!("S11", "no secret is in an error, a log, a problem, a plan, a position or a warning", canaries)];
+pub(super) const LAST: &[Check] = &[check!(
+    "S11",
+    "no secret is in an error, a log, a problem, a plan, a position or a warning",
+    "secrets go on the wire and nowhere else: not into errors, logs, problems, plans, positions, warnings",
+    canaries
+)];
 
 async fn complete(suite: &Suite) -> Checked {
     let spec = &suite.spec;
@@ -117,7 +174,7 @@ async fn missing_field(suite: &Suite) -> Checked {
 }
 
 async fn refused_by_name(suite: &Suite, config: Json, name: &str) -> Checked {
-    match suite.call("open", suite.subject.factory.open(config, context())).await? {
+    match suite.open_with(config).await? {
         Ok(_) => wrong(format!("`open` succeeds, although {name:?} should be refused")),
         Err(error) if error.kind() != ErrorKind::ConfigInvalid => {
             wrong(format!("{name:?} is refused as {}, not as ConfigInvalid", error.kind()))
@@ -139,13 +196,45 @@ async fn good_check(suite: &Suite) -> Checked {
     }
 }
 
+async fn check_changes_nothing(suite: &Suite) -> Checked {
+    if suite.subject.truth.is_none() {
+        return Err(Fault::DoesNotApply("the test does not say what the source holds".into()));
+    }
+    let source = suite.open().await?;
+    let streams = suite.streams(source.as_ref()).await?;
+    let mut before = Vec::new();
+    for stream in &streams {
+        before.push(suite.truth(&stream.name).await?);
+    }
+    suite.ok("check", source.check(&suite.subject.selection)).await?;
+    for (stream, before) in streams.iter().zip(before) {
+        equals_truth(stream, suite.truth(&stream.name).await?, before)?;
+    }
+    Ok(())
+}
+
+async fn distinct_words(suite: &Suite) -> Checked {
+    for (name, field) in every_property(schema(suite)?) {
+        let alternatives = ["oneOf", "anyOf"].iter().filter_map(|key| field.get(*key)).filter_map(Json::as_array);
+        let constants = alternatives.flatten().filter_map(|inner| inner.get("const"));
+        let listed = field.get("enum").and_then(Json::as_array).into_iter().flatten();
+        let mut seen = std::collections::BTreeSet::new();
+        for word in listed.chain(constants) {
+            if !seen.insert(word.to_string()) {
+                return wrong(format!("the field {name} has the word {word} twice"));
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn bad_checks(suite: &Suite) -> Checked {
     if suite.subject.refused.is_empty() {
         return Err(Fault::Needs("refused(what, config, kind)"));
     }
     for refused in &suite.subject.refused {
         let (what, kind) = (&refused.what, refused.kind);
-        let opened = suite.call("open", suite.subject.factory.open(refused.config.clone(), context())).await?;
+        let opened = suite.open_with(refused.config.clone()).await?;
         let checked = match opened {
             Ok(source) => suite.call("check", source.check(&Selection::default())).await?,
             Err(error) => Err(error),
@@ -182,12 +271,32 @@ fn keep(suite: &Suite, problems: &[Problem]) {
     }
 }
 
+/// The names of fields that hold secrets.
+fn secret_names(schema: &Json) -> Vec<&str> {
+    let all = every_property(schema).into_iter();
+    all.filter(|(_, field)| field.get("writeOnly") == Some(&Json::Bool(true))).map(|(name, _)| name).collect()
+}
+
+/// A configuration as it may be shown.
+pub(super) fn masked(suite: &Suite, config: &Json) -> Json {
+    fn mask(value: &mut Json, names: &[&str]) {
+        match value {
+            Json::Object(object) => {
+                for (name, value) in object {
+                    if names.contains(&name.as_str()) { *value = "***".into() } else { mask(value, names) }
+                }
+            }
+            Json::Array(list) => list.iter_mut().for_each(|value| mask(value, names)),
+            _ => {}
+        }
+    }
+    let mut shown = config.clone();
+    mask(&mut shown, &suite.spec.config.as_ref().map(secret_names).unwrap_or_default());
+    shown
+}
+
 async fn canaries(suite: &Suite) -> Checked {
-    let marked: Vec<&str> = every_property(schema(suite)?)
-        .into_iter()
-        .filter(|(_, field)| field.get("writeOnly") == Some(&Json::Bool(true)))
-        .map(|(name, _)| name)
-        .collect();
+    let marked = secret_names(schema(suite)?);
     let mut secrets = suite.subject.secrets.clone();
     for config in std::iter::once(&suite.subject.config).chain(suite.subject.refused.iter().map(|r| &r.config)) {
         collect_secrets(config, &marked, &mut secrets);

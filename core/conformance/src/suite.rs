@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use ingest_core::{
-    Context, Done, Error, Event, Intent, Json, Mode, Plan, PlanRequest, RawOut, Selected, Selection, Shape, Slice,
-    SliceId, Source, Spec, Stored, Stream, StreamName,
+    Context, Done, Error, Event, Intent, Json, Mode, Plan, PlanRequest, Selected, Selection, Shape, Slice, SliceId,
+    Source, Spec, Stored, Stream, StreamName,
 };
 use serde_json::Map;
 use tracing::instrument::WithSubscriber;
 
+use super::changing::{Meanwhile, Through};
 use super::logs::{Keep, Texts};
-use super::{Fault, Subject, wrong};
+use super::specification::masked;
+use super::watched::{Sent, Watched};
+use super::{CanonicalRows, Count, Fault, Hook, Subject, wrong};
 use crate::oracle::{Rows, canonical_rows};
 use crate::out::Collected;
 
@@ -47,12 +50,42 @@ pub(super) struct Suite {
     pub spec: Spec,
     /// Every text that came out of the connector.
     pub texts: Texts,
+    /// The last call.
+    pub sent: Sent,
+    /// A change that is to come in the middle of the next read.
+    pub meanwhile: Meanwhile,
 }
 
 impl Suite {
     pub fn new(subject: Subject) -> Self {
         let spec = subject.factory.spec();
-        Self { subject, spec, texts: Texts::default() }
+        Self { subject, spec, texts: Texts::default(), sent: Sent::default(), meanwhile: Meanwhile::default() }
+    }
+
+    /// Lets the test do something at the source.
+    pub async fn act(&self, what: &str, hook: &Hook) -> Result<(), Fault> {
+        self.told(what, hook()).await
+    }
+
+    /// Asks the test for a number.
+    pub async fn count(&self, what: &str, count: &Count) -> Result<u64, Fault> {
+        self.told(what, count()).await
+    }
+
+    /// Asks the test what a stream holds.
+    pub async fn truth(&self, stream: &StreamName) -> Result<CanonicalRows, Fault> {
+        match &self.subject.truth {
+            Some(truth) => self.told("say what the source holds", truth(stream)).await,
+            None => Err(Fault::Needs("truth(rows of a stream)")),
+        }
+    }
+
+    async fn told<T>(&self, what: &str, told: super::Done<T>) -> Result<T, Fault> {
+        match tokio::time::timeout(self.subject.timeout, told).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(why)) => wrong(format!("the test cannot {what}: {why}")),
+            Err(_) => wrong(format!("the test did not {what} within {:?}", self.subject.timeout)),
+        }
     }
 
     /// Makes a call: with a time limit, its logs and its error kept, a panic turned into a fault.
@@ -87,7 +120,17 @@ impl Suite {
     }
 
     pub async fn open(&self) -> Result<Box<dyn Source>, Fault> {
-        self.ok("open", self.subject.factory.open(self.subject.config.clone(), context())).await
+        match self.open_with(self.subject.config.clone()).await? {
+            Ok(source) => Ok(source),
+            Err(error) => wrong(format!("open failed: {error:?}")),
+        }
+    }
+
+    /// Opens a source with another configuration.
+    pub async fn open_with(&self, config: Json) -> Result<Result<Box<dyn Source>, Error>, Fault> {
+        self.sent.note("open", &masked(self, &config));
+        let opened = self.call("open", self.subject.factory.open(config, context())).await?;
+        Ok(opened.map(|source| Box::new(Watched { source, sent: self.sent.clone() }) as Box<dyn Source>))
     }
 
     /// The streams under test.
@@ -130,7 +173,7 @@ impl Suite {
         slice: &Slice<Json>,
         from: Option<&Stored>,
     ) -> Result<(Vec<Event>, Done), Fault> {
-        let mut out = Collected::new();
+        let mut out = Collected::new().at_most(self.subject.most_rows);
         let done = self.extract_to(source, slice, from, &mut out).await?;
         for event in &out.events {
             match event {
@@ -153,8 +196,13 @@ impl Suite {
         let what = format!("extract of slice {}", slice.id);
         let mut from = from.cloned();
         for _ in 0..ROUNDS {
-            let call = source.extract(slice, self.spec.state_version, from.as_ref(), out as &mut dyn RawOut);
-            let done = self.ok(&what, call).await?;
+            let mut through = Through { out, meanwhile: &self.meanwhile };
+            let call = source.extract(slice, self.spec.state_version, from.as_ref(), &mut through);
+            let done = match self.call(&what, call).await? {
+                _ if out.overflowed() => return wrong(endless(&what, self.subject.most_rows)),
+                Ok(done) => done,
+                Err(error) => return wrong(format!("{what} failed: {error:?}")),
+            };
             if done != Done::Complete
                 && out.covered().len() < out.events.len()
                 && has_rows(&out.events[out.covered().len()..])
@@ -230,7 +278,7 @@ impl Suite {
             let first = self.read(source.as_ref(), &streams, mode, &Positions::new()).await?;
             check(source.as_ref(), mode, &first).await?;
             if let Some(change) = self.subject.change.as_ref().filter(|_| mode != Mode::Full) {
-                change().await;
+                self.act("change the source", change).await?;
                 let second = self.read(source.as_ref(), &streams, mode, &first.positions).await?;
                 check(source.as_ref(), mode, &second).await?;
             }
@@ -256,6 +304,10 @@ impl Read {
     pub fn slices(&self, shape: Shape) -> usize {
         self.runs.iter().filter(|run| run.slice.shape == shape).count()
     }
+}
+
+pub(super) fn endless(what: &str, rows: usize) -> String {
+    format!("{what} gave {rows} rows and did not end; if there are so many, say `.most_rows(n)`")
 }
 
 pub(super) fn context() -> Context {

@@ -8,13 +8,48 @@ use super::suite::{Positions, Suite, json, request};
 use super::{Check, Checked, check, wrong};
 
 pub(super) const CHECKS: &[Check] = &[
-    check!("D01", "there are streams, each with a name and a table of its own", names),
-    check!("D02", "keys and cursors are columns of the schema", keys_and_cursors),
-    check!("D03", "modes of streams are those that the connector claims", modes),
-    check!("D04", "schemas are sound", sound),
-    check!("D05", "the schema is the same at every call and in every process", stable),
-    check!("D07", "exactly the selected streams are described", selected),
-    check!("R07", "a stream that does not exist is an error, not an empty read", unknown_stream),
+    check!(
+        "D01",
+        "there are streams, each with a name and a table of its own",
+        "`schema` describes every selected stream once; two streams never share a table",
+        names
+    ),
+    check!(
+        "D02",
+        "keys and cursors are columns of the schema",
+        "keys and cursors name columns of the stream's schema",
+        keys_and_cursors
+    ),
+    check!(
+        "D03",
+        "modes of streams are those that the connector claims",
+        "the modes of streams are those of `Capabilities::modes`, and each claimed mode is had by a stream",
+        modes
+    ),
+    check!(
+        "D04",
+        "schemas are sound",
+        "column names are distinct and not reserved, classes are known ones, and a schema passes through JSON unchanged",
+        sound
+    ),
+    check!(
+        "D05",
+        "the schema is the same at every call and in every process",
+        "`schema` is the same for every call and process: positions and tables are kept for months",
+        stable
+    ),
+    check!(
+        "D07",
+        "exactly the selected streams are described",
+        "`schema` describes exactly the streams that the selection names",
+        selected
+    ),
+    check!(
+        "R07",
+        "a stream that does not exist is an error, not an empty read",
+        "a stream that does not exist is ConfigInvalid or NotFound; it never reads as empty",
+        unknown_stream
+    ),
 ];
 
 async fn names(suite: &Suite) -> Checked {

@@ -16,6 +16,8 @@ pub struct Collected {
     follow: bool,
     refuse_after: Option<usize>,
     refusals: usize,
+    rows: usize,
+    most_rows: usize,
 }
 
 impl Default for Collected {
@@ -35,6 +37,8 @@ impl Collected {
             follow: false,
             refuse_after: None,
             refusals: 0,
+            rows: 0,
+            most_rows: usize::MAX,
         }
     }
 
@@ -57,6 +61,18 @@ impl Collected {
     pub fn refuse_after(mut self, events: usize) -> Self {
         self.refuse_after = Some(events);
         self
+    }
+
+    /// Takes so many rows, and refuses what follows.
+    #[must_use]
+    pub fn at_most(mut self, rows: usize) -> Self {
+        self.most_rows = rows;
+        self
+    }
+
+    /// Whether there were more rows than [`Collected::at_most`] takes.
+    pub fn overflowed(&self) -> bool {
+        self.rows > self.most_rows
     }
 
     /// How many events were refused. A connector passes the first refusal on and ends.
@@ -104,6 +120,10 @@ impl RawOut for Collected {
             return Err(Error::cancelled());
         }
         if let Event::Rows(_, batch) = &event {
+            self.rows = self.rows.saturating_add(batch.num_rows());
+            if self.overflowed() {
+                return Err(Error::cancelled());
+            }
             let bytes = batch.get_array_memory_size();
             self.bytes += bytes;
             if batch.num_rows() > 1 {
