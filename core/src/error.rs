@@ -53,6 +53,28 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::ConfigInvalid,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::NotFound,
+        Self::RateLimited,
+        Self::QuotaExhausted,
+        Self::Timeout,
+        Self::Unavailable,
+        Self::SchemaChanged,
+        Self::DataInvalid,
+        Self::QualityFailed,
+        Self::CheckpointConflict,
+        Self::CheckpointInvalid,
+        Self::SliceExpired,
+        Self::LimitExceeded,
+        Self::Unsupported,
+        Self::Cancelled,
+        Self::Unexpected,
+    ];
+
     /// Whether the runner may repeat a slice that failed with this kind.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::RateLimited | Self::Timeout | Self::Unavailable)

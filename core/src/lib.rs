@@ -26,6 +26,8 @@ pub mod lake;
 mod names;
 mod out;
 mod plan;
+#[cfg(feature = "plugin")]
+pub mod plugin;
 mod position;
 mod secret;
 mod source;
@@ -35,8 +37,10 @@ pub use connector::{Capabilities, Connector, Deletes, Replay, Spec};
 pub use context::{Clock, Context, Limiter, Rate, SystemClock};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use names::{StreamName, nearest, table_name};
-pub use out::{BadRecord, Event, Out, RawOut, Region, store};
+pub use out::{BadRecord, Event, Out, RawOut, Region, memory_of, store};
 pub use plan::{Done, Intent, Plan, PlanRequest, Shape, Slice};
+#[cfg(feature = "plugin")]
+pub use plugin::serve;
 pub use position::{Cursor, Seq, SliceId, Stored};
 pub use secret::Secret;
 pub use source::{Builtin, Factory, Source};

@@ -96,6 +96,25 @@ pub fn store<P: Cursor>(position: &P, version: u32) -> Result<Stored> {
     Ok(Stored { v: version, seq: position.seq(), at })
 }
 
+/// The memory of a batch in bytes: each allocation counts once, however many columns lie in it.
+///
+/// A batch that came over a wire is one allocation; `get_array_memory_size` would count it for each of its buffers.
+pub fn memory_of(batch: &RecordBatch) -> usize {
+    let mut arrays: Vec<_> = batch.columns().iter().map(|column| column.to_data()).collect();
+    let mut seen = std::collections::HashSet::new();
+    let mut bytes = 0;
+    while let Some(array) = arrays.pop() {
+        let nulls = array.nulls().map(|nulls| nulls.buffer());
+        for buffer in array.buffers().iter().chain(nulls) {
+            if seen.insert(buffer.data_ptr()) {
+                bytes += buffer.capacity();
+            }
+        }
+        arrays.extend(array.child_data().iter().cloned());
+    }
+    bytes
+}
+
 /// The erased way out, which the runner and the plug-in host implement.
 #[async_trait]
 pub trait RawOut: Send {

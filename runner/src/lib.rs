@@ -6,6 +6,7 @@ pub mod config;
 pub mod conform;
 pub mod events;
 pub mod failpoint;
+pub mod plugin;
 pub mod registry;
 pub mod run;
 pub mod session;

@@ -1,14 +1,18 @@
-//! The connectors that are built in: an explicit list, one line each.
+//! The connectors: those that are built in, an explicit list, one line each; and programs that are plug-ins.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ingest_core::{Builtin, Connector, Error, Factory, Result, nearest};
+
+use crate::plugin::{Executable, on_path};
 
 /// Connectors by name.
 #[derive(Clone, Default)]
 pub struct Registry {
     factories: BTreeMap<String, Arc<dyn Factory>>,
+    /// Plug-ins that were asked for, so that each is started once to say what it is.
+    plugins: Arc<Mutex<BTreeMap<String, Arc<dyn Factory>>>>,
 }
 
 impl Registry {
@@ -47,18 +51,36 @@ impl Registry {
         self.factories.keys().map(String::as_str)
     }
 
-    /// The connector of a name.
+    /// The names of what is built in and of the plug-ins on `PATH`, sorted.
+    pub fn all_names(&self) -> BTreeSet<String> {
+        self.names().map(str::to_owned).chain(on_path().into_keys()).collect()
+    }
+
+    /// The connector of a name: what is built in, else the plug-in `ingest-connector-<name>` on `PATH`. With a slash in
+    /// it, the name is the path of a plug-in.
     ///
     /// # Errors
-    /// `ConfigInvalid` that lists what is built in and the nearest name.
+    /// `ConfigInvalid` that lists what is built in and the nearest name; those of [`Executable::at`].
     pub fn get(&self, name: &str) -> Result<Arc<dyn Factory>> {
-        self.factories.get(name).cloned().ok_or_else(|| {
-            let known = self.names().collect::<Vec<_>>().join(", ");
-            let hint = match nearest(name, self.names()) {
-                Some(near) => format!("did you mean \"{near}\"? built in: {known}"),
-                None => format!("built in: {known}"),
-            };
-            Error::config(format!("there is no connector \"{name}\"")).hint(hint)
-        })
+        if let Some(factory) = self.factories.get(name) {
+            return Ok(Arc::clone(factory));
+        }
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factory) = plugins.get(name) {
+            return Ok(Arc::clone(factory));
+        }
+        let found = if name.contains('/') { Some(Executable::at(name)?) } else { Executable::named(name)? };
+        let found: Arc<dyn Factory> = Arc::new(found.ok_or_else(|| self.unknown(name))?);
+        plugins.insert(name.to_owned(), Arc::clone(&found));
+        Ok(found)
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let known = self.names().collect::<Vec<_>>().join(", ");
+        let hint = match nearest(name, self.names()) {
+            Some(near) => format!("did you mean `{near}`? built in: {known}"),
+            None => format!("built in: {known}; a plug-in is a program ingest-connector-{name} on PATH, or a path"),
+        };
+        Error::config(format!("there is no connector {name:?}")).hint(hint)
     }
 }

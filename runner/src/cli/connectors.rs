@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::App;
 use super::args::ConnectorsArgs;
-use super::output::{Outcome, print, print_json, safe};
+use super::output::{Outcome, note, print, print_json, safe};
 use super::table::Table;
 use crate::config::schema::fields;
 use crate::config::{dereference, description, is_secret, types};
@@ -21,8 +21,12 @@ pub fn run(app: &App, args: &ConnectorsArgs) -> Outcome {
 
 fn all(app: &App) -> Result<(), super::Stop> {
     let mut specs = Vec::new();
-    for name in app.registry.names() {
-        specs.push(app.registry.get(name)?.spec());
+    for name in app.registry.all_names() {
+        match app.registry.get(&name) {
+            Ok(factory) => specs.push(factory.spec()),
+            // A broken plug-in must not hide the others.
+            Err(error) => note(&format!("{}: {}", safe(&name), safe(&error.to_string()))),
+        }
     }
     if app.global.json {
         let list: Vec<Json> = specs

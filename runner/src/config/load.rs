@@ -325,12 +325,13 @@ impl Loader<'_> {
 
     /// A source that is not in the file: the connector of its name, with its defaults.
     fn unconfigured(&mut self, name: &str, folder: &Path, sources: &mut BTreeMap<String, SourceConfig>) {
-        if self.registry.get(name).is_ok() {
+        if self.registry.all_names().contains(name) {
             let source = self.source(name, &Origin::Default, &Node::empty(Origin::Default), folder);
             sources.insert(name.to_owned(), source);
             return;
         }
-        let known: BTreeSet<&str> = sources.keys().map(String::as_str).chain(self.registry.names()).collect();
+        let plugins = self.registry.all_names();
+        let known: BTreeSet<&str> = sources.keys().chain(&plugins).map(String::as_str).collect();
         let hint = match (nearest(name, known.iter().copied()), sources.len()) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, 0) => format!("connectors: {}", self.registry.names().collect::<Vec<_>>().join(", ")),
@@ -352,7 +353,7 @@ impl Loader<'_> {
                 return source;
             }
         };
-        let spec = self.connector(&mut source, node, origin, &path);
+        let spec = self.connector(&mut source, node, origin, &path, folder);
         let (own, fields): (Vec<&Entry>, Vec<&Entry>) =
             node.entries().iter().partition(|entry| schema::RUNNERS_KEYS.contains(&entry.key.as_str()));
         for entry in own {
@@ -380,7 +381,14 @@ impl Loader<'_> {
     }
 
     /// The connector of a source: what it says, else its name.
-    fn connector(&mut self, source: &mut SourceConfig, node: &Node, origin: &Origin, path: &str) -> Option<Spec> {
+    fn connector(
+        &mut self,
+        source: &mut SourceConfig,
+        node: &Node,
+        origin: &Origin,
+        path: &str,
+        folder: &Path,
+    ) -> Option<Spec> {
         let path = join(path, "connector");
         let written = node.get("connector").filter(|node| !node.is_null());
         let origin = match written {
@@ -390,19 +398,21 @@ impl Loader<'_> {
             }
             None => origin,
         };
-        if let Ok(factory) = self.registry.get(&source.connector) {
-            return Some(factory.spec());
+        // The path of a plug-in.
+        if source.connector.contains('/') {
+            source.connector = from_folder(&source.connector, folder);
         }
-        let known = self.registry.names().collect::<Vec<_>>().join(", ");
-        let hint = match nearest(&source.connector, self.registry.names()) {
-            Some(near) => format!("did you mean `{near}`? built in: {known}"),
-            None => format!("built in: {known}"),
+        let error = match self.registry.get(&source.connector) {
+            Ok(factory) => return Some(factory.spec()),
+            Err(error) => error,
         };
-        let what = match written {
-            Some(_) => format!("there is no connector {:?}", source.connector),
-            None => "this key is required, as the source's name is no connector".to_owned(),
+        let required = written.is_none() && !self.registry.all_names().contains(&source.connector);
+        let what = if required {
+            "this key is required, as the source's name is no connector".to_owned()
+        } else {
+            error.causes().iter().fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
         };
-        self.problem(origin, &path, what).hint = Some(hint);
+        self.problem(origin, &path, what).hint = error.hint_text().map(str::to_owned);
         None
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use ingest_core::{
-    CancellationToken, Clock, Done, Error, ErrorKind, Event, RawOut, Result, Source, Stored, StreamName,
+    CancellationToken, Clock, Done, Error, ErrorKind, Event, RawOut, Result, Source, Stored, StreamName, memory_of,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -345,9 +345,9 @@ impl LaneOut<'_> {
                     batch = batch.slice(0, room);
                 }
             }
-            counters.bytes_read.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
+            counters.bytes_read.fetch_add(memory_of(&batch) as u64, Ordering::Relaxed);
         }
-        let permit = shared.budget.acquire(batch.get_array_memory_size()).await?;
+        let permit = shared.budget.acquire(memory_of(&batch)).await?;
         self.send(Event::Rows(name, batch), Some(permit)).await?;
         if self.limited { Err(Error::cancelled()) } else { Ok(()) }
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use arrow_array::{RecordBatch, Scalar, StringArray};
 use ingest_core::lake::DataWriter;
 use ingest_core::{
-    BadRecord, Clock, Error, ErrorKind, Event, Region, Result, Seq, SliceId, Stored, StreamName, columns,
+    BadRecord, Clock, Error, ErrorKind, Event, Region, Result, Seq, SliceId, Stored, StreamName, columns, memory_of,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -320,7 +320,7 @@ impl StreamWriter {
         if self.provisional {
             return self.encode(batch);
         }
-        let bytes = batch.get_array_memory_size() as u64;
+        let bytes = memory_of(&batch) as u64;
         self.pending_bytes += bytes;
         self.pending.push(batch);
         if bytes > room {
