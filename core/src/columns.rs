@@ -17,6 +17,15 @@ pub const ABSENT: &str = "_ingest_absent";
 /// A connector fills it with what it could not fit itself.
 pub const RESCUED: &str = "_ingest_rescued";
 
+/// When a row was deleted, where deleted rows are kept: timestamp in microseconds, UTC; null = it is there.
+pub const DELETED_AT: &str = "_ingest_deleted_at";
+/// scd2: when the version began to hold, inclusive: timestamp in microseconds, UTC.
+pub const EFFECTIVE: &str = "effective_date";
+/// scd2: when the version ceased to hold, exclusive: timestamp in microseconds, UTC; null = it holds.
+pub const EXPIRY: &str = "expiry_date";
+/// scd2: whether the version holds.
+pub const CURRENT: &str = "is_current_record";
+
 /// Whether a name is one of ours.
 pub fn is_reserved(name: &str) -> bool {
     name.starts_with("_ingest_") || name == INGESTED_AT
@@ -25,8 +34,9 @@ pub fn is_reserved(name: &str) -> bool {
 /// The Arrow field of a reserved column.
 pub fn field(name: &str) -> Field {
     let data_type = match name {
-        INGESTED_AT => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        INGESTED_AT | DELETED_AT | EFFECTIVE | EXPIRY => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         ABSENT => DataType::Binary,
+        CURRENT => DataType::Boolean,
         _ => DataType::Utf8,
     };
     Field::new(name, data_type, true)

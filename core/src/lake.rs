@@ -86,6 +86,17 @@ pub trait Table: Send + Sync {
         Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot look back"))
     }
 
+    /// What the last commit of this handle did by key; `None` where it carried no [`Commit::merge`].
+    fn merged(&self) -> Option<Merged> {
+        None
+    }
+
+    /// Deletes uploaded files that are not part of the table at this handle's version: what a merge has taken its rows from.
+    async fn discard(&self, files: &[DataFile]) -> Result<()> {
+        let _ = files;
+        Ok(())
+    }
+
     /// Reads the first `limit` rows, newest files first, for `ingest show` and `preview`.
     async fn read(&self, limit: usize) -> Result<Vec<RecordBatch>>;
 
@@ -165,8 +176,10 @@ pub struct Commit {
     pub transactions: Vec<(String, i64)>,
     /// Files that become visible.
     pub add: Vec<DataFile>,
-    /// What goes.
+    /// What goes, before rows come: of the rows that were there.
     pub remove: Removal,
+    /// Rows that meet the table's rows by key.
+    pub merge: Option<Merge>,
     /// A wider storage schema.
     pub schema: Option<SchemaRef>,
     /// For people reading the table's history: the checkpoint document.
@@ -185,6 +198,64 @@ pub enum Removal {
     Files(Vec<DataFile>),
     /// The rows of these regions; files are rewritten where only a part of them goes. Rows in `add` stay.
     Regions(Vec<Region>),
+}
+
+/// Rows that meet the table's rows by key, in one commit with everything else.
+///
+/// The rows are applied one after another in the order of `rows`; memory stays bounded however many they are. Another
+/// writer's commit in between is passed over or the whole is worked out again on the newer version.
+#[derive(Debug, Clone)]
+pub struct Merge {
+    /// Uploaded files, in the order in which their rows came. A file whose rows all come in as they are becomes part of the
+    /// table; the others stay behind for [`Table::discard`]. No row may lack a value of its key.
+    pub rows: Vec<DataFile>,
+    /// The columns that name a row.
+    pub key: Vec<String>,
+    /// The column that says which of two rows with one key is the newer one, where both have a value; else it is the one
+    /// that came later.
+    pub order: Option<String>,
+    /// What becomes of a row whose key is there.
+    pub meeting: Meeting,
+    /// `rows` are all that the source has: what the table has beside them is deleted.
+    pub sweep: bool,
+    /// Microseconds UTC: when rows are deleted that a sweep finds.
+    pub now: i64,
+    /// Memory for keys; what does not fit is done in several passes.
+    pub memory_bytes: u64,
+    /// How files are written.
+    pub options: WriterOptions,
+}
+
+/// What becomes of a row whose key is in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meeting {
+    /// The newer row takes its place; `_ingest_op` = `D` removes it. A partial row (`_ingest_absent`) changes what it carries.
+    Update {
+        /// Deleted rows stay, with `_ingest_op` = `D` and the time in `_ingest_deleted_at`.
+        soft_delete: bool,
+    },
+    /// The row that is there stays: only new keys come in.
+    Keep,
+    /// The row that is there ends, and the new one begins ([`crate::columns::EFFECTIVE`] and its fellows).
+    History {
+        /// When a row begins to hold: a timestamp column.
+        time: String,
+        /// A new version begins where one of these differs; a row that differs elsewhere alone takes the place of its version.
+        tracked: Vec<String>,
+    },
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merged {
+    /// Rows that were inserted, updated, closed or deleted.
+    pub rows_changed: u64,
+    /// Files of the table that were rewritten or removed.
+    pub files_touched: u64,
+    /// Unchanged rows that were written again because their file was.
+    pub rows_rewritten: u64,
+    /// Bytes that were written for it.
+    pub bytes_written: u64,
 }
 
 /// Why a commit did not succeed.

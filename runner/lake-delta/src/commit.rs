@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use chrono::Utc;
 use ingest_core::lake::{Commit, CommitError, Compression, DataFile, Removal, WriterOptions};
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::action::{Action, Add, Line, Metadata, Protocol, Remove, Txn, push_line};
 use crate::checkpoint;
 use crate::log::Log;
+use crate::merge::Merging;
 use crate::protocol::{check_writable, with_timestamp_ntz};
 use crate::rewrite::Rewrite;
 use crate::schema::{StructType, has_timestamp_ntz};
@@ -43,6 +45,8 @@ pub(crate) struct Draft {
     metadata: Option<Metadata>,
     protocol: Option<Protocol>,
     blind: bool,
+    /// The schema that the commit brings.
+    wider: Option<SchemaRef>,
 }
 
 /// The files that a commit adds and removes at one version.
@@ -57,15 +61,19 @@ impl Draft {
     fn of(table: &DeltaTable, commit: &Commit) -> Result<Self> {
         let now = Utc::now().timestamp_millis();
         let (metadata, protocol) = widened(table, commit)?;
-        let blind = matches!(commit.remove, Removal::Nothing);
+        let blind = matches!(commit.remove, Removal::Nothing) && commit.merge.is_none();
         let parameters = match &commit.remove {
             Removal::Nothing => json!({"mode": "Append"}),
             Removal::All => json!({"mode": "Overwrite"}),
             Removal::Files(_) => json!({"mode": "Merge"}),
             Removal::Regions(_) => json!({"mode": "Replace"}),
         };
+        let (operation, parameters) = match &commit.merge {
+            Some(merge) => ("MERGE", json!({"matchedOn": merge.key.join(",")})),
+            None => ("WRITE", parameters),
+        };
         Ok(Self {
-            operation: "WRITE",
+            operation,
             parameters,
             info: commit.info.clone(),
             transactions: commit
@@ -74,6 +82,7 @@ impl Draft {
                 .map(|(app, number)| Txn { app_id: app.clone(), version: *number, last_updated: Some(now) })
                 .collect(),
             add: commit.add.iter().map(|file| Add::of(file, true)).collect(),
+            wider: metadata.as_ref().map(|m| StructType::parse(&m.schema_string)?.to_arrow()).transpose()?,
             metadata,
             protocol,
             blind,
@@ -91,6 +100,7 @@ impl Draft {
             metadata: None,
             protocol: None,
             blind: false,
+            wider: None,
         }
     }
 
@@ -188,11 +198,20 @@ fn widened(table: &DeltaTable, commit: &Commit) -> Result<(Option<Metadata>, Opt
 impl DeltaTable {
     pub(crate) async fn commit_files(&mut self, commit: Commit) -> Result<u64, CommitError> {
         self.check_age()?;
-        let rewrites = matches!(commit.remove, Removal::Files(_) | Removal::Regions(_) | Removal::All);
+        self.merged = None;
+        let rewrites = !matches!(commit.remove, Removal::Nothing) || commit.merge.is_some();
         let snapshot = &self.snapshot;
         check_writable(&snapshot.state.protocol, &snapshot.state.metadata, &snapshot.columns, rewrites)
             .map_err(|e| CommitError::Failed(e.with("table", &self.log.folder)))?;
         let draft = Draft::of(self, &commit).map_err(|e| CommitError::Failed(e.with("table", &self.log.folder)))?;
+        if let Some(merge) = commit.merge {
+            let schema = draft.wider.as_ref().unwrap_or(&self.snapshot.schema);
+            let mut merging = Merging::new(merge, commit.remove, schema)
+                .map_err(|e| CommitError::Failed(e.with("table", &self.log.folder)))?;
+            let version = self.land(draft, &mut merging).await?;
+            self.merged = Some(merging.figures());
+            return Ok(version);
+        }
         match commit.remove {
             Removal::Nothing => self.land(draft, &mut Nothing).await,
             Removal::All => self.land(draft, &mut All).await,

@@ -20,6 +20,7 @@ mod commit;
 mod format;
 mod log;
 mod maintain;
+mod merge;
 mod protocol;
 mod read;
 mod region;

@@ -13,7 +13,7 @@ use ingest_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
@@ -85,6 +85,17 @@ pub(crate) async fn scan(
     schema: &SchemaRef,
     partition_by: &[String],
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    scan_selected(log, file, schema, partition_by, None).await
+}
+
+/// Some rows of a data file; see [`scan`].
+pub(crate) async fn scan_selected(
+    log: &Log,
+    file: &Add,
+    schema: &SchemaRef,
+    partition_by: &[String],
+    selection: Option<RowSelection>,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     if file.deletion_vector.is_some() {
         return Err(Error::new(ErrorKind::Unsupported, "cannot read a data file with a deletion vector")
             .with("table", &log.folder)
@@ -107,7 +118,11 @@ pub(crate) async fn scan(
     let wanted: Vec<usize> =
         (0..roots.len()).filter(|i| schema.fields().iter().any(|f| f.name() == roots[*i].name())).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let rows = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&fault)?;
+    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+    if let Some(selection) = selection {
+        builder = builder.with_row_selection(selection);
+    }
+    let rows = builder.build().map_err(&fault)?;
     let constants: Vec<Option<Option<String>>> = schema
         .fields()
         .iter()

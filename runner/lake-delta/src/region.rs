@@ -62,6 +62,50 @@ struct Stats {
     null_count: HashMap<String, Json>,
 }
 
+/// What is known of the values of a column in a file.
+pub(crate) enum Bounds {
+    Unknown,
+    /// All of them are null.
+    Nulls,
+    /// The lowest and the highest, one value each.
+    Between(ArrayRef, ArrayRef),
+}
+
+impl Stats {
+    fn of(file: &Add) -> Self {
+        file.stats.as_deref().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default()
+    }
+
+    fn bounds(&self, column: &str, data_type: &DataType) -> Bounds {
+        let nulls = self.null_count.get(column).and_then(Json::as_u64);
+        if nulls.is_some() && nulls == self.num_records {
+            return Bounds::Nulls;
+        }
+        let bound = |values: &HashMap<String, Box<RawValue>>| {
+            let value = serde_json::from_str::<Json>(values.get(column)?.get()).ok()?;
+            // A number keeps the digits in which it is written.
+            match value {
+                Json::Number(_) => typed(values.get(column)?.get(), data_type),
+                value => literal(&value, data_type, column).ok(),
+            }
+        };
+        match (bound(&self.min_values), bound(&self.max_values)) {
+            (Some(min), Some(max)) => Bounds::Between(min, latest(max)),
+            _ => Bounds::Unknown,
+        }
+    }
+}
+
+/// What the log knows of the values of a column in a file.
+pub(crate) fn bounds(file: &Add, column: &str, data_type: &DataType, partition_by: &[String]) -> Result<Bounds> {
+    if partition_by.iter().any(|name| name == column) {
+        let value = file.partition_values.get(column).and_then(Option::as_deref);
+        let one = constant(value, data_type, 1, column)?;
+        return Ok(if one.is_null(0) { Bounds::Nulls } else { Bounds::Between(one.clone(), one) });
+    }
+    Ok(Stats::of(file).bounds(column, data_type))
+}
+
 impl Regions {
     /// Types the bounds of regions by the table's schema.
     ///
@@ -117,7 +161,7 @@ impl Regions {
 
     /// What the log says about a file.
     pub fn share(&self, file: &Add, partition_by: &[String]) -> Result<Share> {
-        let stats: Stats = file.stats.as_deref().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
+        let stats = Stats::of(file);
         let mut share = Share::Nothing;
         for terms in &self.0 {
             let mut region = Share::Everything;
@@ -168,21 +212,12 @@ impl Term {
                 _ => Share::Unclear,
             });
         }
-        if nulls.is_some() && nulls == stats.num_records {
-            return Ok(Share::Nothing);
-        }
-        let bound = |values: &HashMap<String, Box<RawValue>>| {
-            let value = serde_json::from_str::<Json>(values.get(&self.column)?.get()).ok()?;
-            // A number keeps the digits in which it is written.
-            match value {
-                Json::Number(_) => typed(values.get(&self.column)?.get(), &self.data_type),
-                value => literal(&value, &self.data_type, &self.column).ok(),
-            }
+        let (min, max) = match stats.bounds(&self.column, &self.data_type) {
+            Bounds::Nulls => return Ok(Share::Nothing),
+            Bounds::Unknown => return Ok(Share::Unclear),
+            Bounds::Between(min, max) => (min, max),
         };
-        let (Some(min), Some(max)) = (bound(&stats.min_values), bound(&stats.max_values)) else {
-            return Ok(Share::Unclear);
-        };
-        let inside = self.test.span(&min, &latest(max))?;
+        let inside = self.test.span(&min, &max)?;
         // A NaN lies in no bounds and may be there all the same.
         let whole = nulls == Some(0) && !self.data_type.is_floating();
         Ok(if inside == Share::Everything && !whole { Share::Unclear } else { inside })

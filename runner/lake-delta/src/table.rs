@@ -1,5 +1,6 @@
 //! An opened table.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -8,7 +9,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use ingest_core::lake::{
-    Commit, CommitError, DataFile, DataWriter, Maintained, Maintenance, Table, WriterOptions, Writers,
+    Commit, CommitError, DataFile, DataWriter, Maintained, Maintenance, Merged, Table, WriterOptions, Writers,
 };
 use ingest_core::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
@@ -17,6 +18,7 @@ use crate::log::{Live, Log, State};
 use crate::maintain::maintain;
 use crate::protocol::{check_readable, check_writable};
 use crate::read::scan;
+use crate::rewrite::discard;
 use crate::schema::StructType;
 use crate::snapshot::Snapshot;
 use crate::writer::{Target, Writer};
@@ -29,6 +31,8 @@ pub(crate) struct DeltaTable {
     pub live: Mutex<Option<Live>>,
     /// When the handle was last known to stand on the newest version.
     pub stood: DateTime<Utc>,
+    /// What the last commit did by key.
+    pub merged: Option<Merged>,
 }
 
 impl DeltaTable {
@@ -44,7 +48,7 @@ impl DeltaTable {
     /// A handle on a version that was the newest at a time.
     pub fn at(log: Log, state: State, stood: DateTime<Utc>) -> Result<Self> {
         let snapshot = Snapshot::new(state).map_err(|e| e.with("table", &log.folder))?;
-        Ok(Self { log, snapshot, live: Mutex::new(None), stood })
+        Ok(Self { log, snapshot, live: Mutex::new(None), stood, merged: None })
     }
 
     /// The live files at the handle's version.
@@ -137,6 +141,17 @@ impl Table for DeltaTable {
 
     async fn commit(&mut self, commit: Commit) -> Result<u64, CommitError> {
         self.commit_files(commit).await
+    }
+
+    fn merged(&self) -> Option<Merged> {
+        self.merged
+    }
+
+    async fn discard(&self, files: &[DataFile]) -> Result<()> {
+        let live: HashSet<String> = self.live_sorted().await?.into_iter().map(|file| file.path).collect();
+        let dead: Vec<DataFile> = files.iter().filter(|file| !live.contains(&file.path)).cloned().collect();
+        discard(&self.log, &dead).await;
+        Ok(())
     }
 
     async fn files(&self) -> Result<Vec<DataFile>> {

@@ -6,6 +6,7 @@ mod append;
 mod evolution;
 mod faults;
 mod maintenance;
+mod merge;
 mod readers;
 mod removal;
 mod stores;
