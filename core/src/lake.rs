@@ -224,6 +224,8 @@ pub struct Merge {
     pub memory_bytes: u64,
     /// How files are written.
     pub options: WriterOptions,
+    /// Counts the batches that are looked at, so that somebody who waits sees that it moves.
+    pub progress: Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// What becomes of a row whose key is in the table.
@@ -254,7 +256,9 @@ pub struct Merged {
     pub files_touched: u64,
     /// Unchanged rows that were written again because their file was.
     pub rows_rewritten: u64,
-    /// Bytes that were written for it.
+    /// Files that were written, and files that became part of the table as they came.
+    pub files_written: u64,
+    /// Their bytes.
     pub bytes_written: u64,
 }
 

@@ -115,6 +115,9 @@ pub struct StreamReport {
     pub files: u64,
     /// Bytes of those files.
     pub bytes_written: u64,
+    /// What merges cost, under `merge` and `scd2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergeReport>,
     /// The table's version after the last commit of this run; none = no commit.
     pub commit_version: Option<u64>,
     /// Wall time.
@@ -124,6 +127,21 @@ pub struct StreamReport {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
+}
+
+/// What the merges of a stream cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MergeReport {
+    /// Rows that were inserted, updated, closed or deleted.
+    pub rows_changed: u64,
+    /// Files of the table that were rewritten or removed.
+    pub files_touched: u64,
+    /// Unchanged rows that were written again because their file was.
+    pub rows_rewritten: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// `bytes_written` for each row that changed; none = no row did.
+    pub bytes_per_changed_row: Option<u64>,
 }
 
 /// The figures of a run.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingest_core::{Clock, Mode};
+use ingest_core::{Clock, Mode, WriteMode};
 use ingest_runner::config::StreamOptions;
 use ingest_runner::events::Silent;
 use ingest_runner::run::{RunOptions, run};
@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::lake::World;
+use crate::merge::spans_are_whole;
 
 /// A clock that is wrong by some time.
 struct Skewed(i64);
@@ -40,21 +41,39 @@ fn seeds() -> Vec<u64> {
 async fn random_histories_lose_and_double_nothing() {
     for seed in seeds() {
         for mode in [Mode::Incremental, Mode::Cdc, Mode::Full] {
-            history(seed, mode).await;
+            history(seed, mode, None).await;
         }
     }
 }
 
-async fn history(seed: u64, mode: Mode) {
+#[tokio::test(flavor = "multi_thread")]
+async fn random_histories_that_merge_equal_the_source() {
+    for seed in seeds() {
+        for mode in [Mode::Incremental, Mode::Cdc, Mode::Full] {
+            history(seed, mode, Some(WriteMode::Merge)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_histories_of_versions_have_no_gap_and_end_with_the_source() {
+    for seed in seeds() {
+        for mode in [Mode::Incremental, Mode::Cdc, Mode::Full] {
+            history(seed, mode, Some(WriteMode::Scd2)).await;
+        }
+    }
+}
+
+async fn history(seed: u64, mode: Mode, write: Option<WriteMode>) {
     let mut random = StdRng::seed_from_u64(seed);
     let reading = if random.random() { Reading::Windows } else { Reading::Snapshot };
     let config = ModelConfig { rows: 200, streams: 2, slices: 3, mark_every: 20, reading, ..ModelConfig::default() };
     let model = Model::new(config);
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let options = StreamOptions { mode: Some(mode), ..StreamOptions::default() };
+    let options = StreamOptions { mode: Some(mode), write, ..StreamOptions::default() };
     let mut clients = Vec::new();
     for step in 0..6 {
-        change(&model, mode, &mut random);
+        change(&model, mode, write, &mut random);
         let store = FaultStore::over(Arc::clone(&inner));
         store.random(random.random(), Odds { paths: "*".into(), ..Odds::default() });
         let mut world = World::over(model.clone(), Arc::new(store.clone())).with(options.clone());
@@ -87,6 +106,14 @@ async fn history(seed: u64, mode: Mode) {
     let report = world.run("last", &RunOptions::default()).await;
     assert_eq!(report.exit_code, 0, "seed {seed} {mode}: {report:#?}");
     for stream in 0..2 {
+        if write.is_some() {
+            let context = format!("seed {seed} {mode} {write:?} stream {stream}");
+            assert_eq!(world.versions(stream).await, world.true_versions(stream), "{context}");
+            if write == Some(WriteMode::Scd2) {
+                spans_are_whole(&world.spans(stream).await, &context);
+            }
+            continue;
+        }
         match mode {
             Mode::Cdc => assert_eq!(world.newest(stream).await, world.truth(stream), "seed {seed} {mode}"),
             _ => assert_eq!(world.ids(stream).await, world.truth(stream), "seed {seed} {mode}"),
@@ -95,11 +122,14 @@ async fn history(seed: u64, mode: Mode) {
     }
 }
 
-fn change(model: &Model, mode: Mode, random: &mut StdRng) {
+fn change(model: &Model, mode: Mode, write: Option<WriteMode>, random: &mut StdRng) {
     for stream in 0..2 {
         model.insert(stream, random.random_range(0..30));
-        if mode == Mode::Cdc {
+        if mode == Mode::Cdc || write.is_some() {
             model.update(stream, &[random.random_range(0..200), random.random_range(0..200)]);
+        }
+        // A cursor shows no deletes; a complete read does, where rows that are gone are swept.
+        if mode == Mode::Cdc || (write.is_some() && mode == Mode::Full) {
             model.delete(stream, &[random.random_range(0..200)]);
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
 use arrow_array::RecordBatch;
 use ingest_core::config::Span;
-use ingest_core::{CancellationToken, Clock, Json};
+use ingest_core::{CancellationToken, Clock, Json, columns};
 use ingest_lake_delta::DeltaFormat;
 use ingest_runner::commit::Author;
 use ingest_runner::config::{Config, LakeConfig, SourceConfig, StreamOptions};
@@ -140,6 +140,55 @@ impl World {
         events.sort();
         events.dedup();
         assert_eq!(before, events.len(), "{context}: a row is there twice");
+    }
+
+    /// Id and version of every row that holds: of all rows, or of current ones where the table keeps versions, without those
+    /// that are marked as deleted.
+    pub async fn versions(&self, stream: u32) -> Vec<(i64, i64)> {
+        let mut versions = Vec::new();
+        for batch in self.batches(stream).await {
+            let column = |name: &str| batch.column_by_name(name);
+            let ids = column("id").expect("a column id").as_primitive::<Int64Type>();
+            let numbers = column("version").expect("a column version").as_primitive::<Int32Type>();
+            for row in 0..batch.num_rows() {
+                let current = column(columns::CURRENT).is_none_or(|current| current.as_boolean().value(row));
+                let deleted = column(columns::DELETED_AT).is_some_and(|deleted| deleted.is_valid(row));
+                if current && !deleted {
+                    versions.push((ids.value(row), i64::from(numbers.value(row))));
+                }
+            }
+        }
+        versions.sort_unstable();
+        versions
+    }
+
+    /// Id and version of every row of the model.
+    pub fn true_versions(&self, stream: u32) -> Vec<(i64, i64)> {
+        let number =
+            |row: &serde_json::Map<String, Json>, name: &str| row.get(name).and_then(Json::as_i64).expect("a number");
+        let rows = self.model.truth(stream);
+        let mut versions: Vec<_> = rows.iter().map(|row| (number(row, "id"), number(row, "version"))).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// The spans of the versions of each key, in order of time: from, inclusive, to, exclusive.
+    pub async fn spans(&self, stream: u32) -> BTreeMap<i64, Vec<(i64, Option<i64>)>> {
+        let mut spans: BTreeMap<i64, Vec<(i64, Option<i64>)>> = BTreeMap::new();
+        for batch in self.batches(stream).await {
+            let column = |name: &str| batch.column_by_name(name).expect("a column");
+            let ids = column("id").as_primitive::<Int64Type>();
+            let from = column(columns::EFFECTIVE).as_primitive::<TimestampMicrosecondType>();
+            let to = column(columns::EXPIRY).as_primitive::<TimestampMicrosecondType>();
+            let current = column(columns::CURRENT).as_boolean();
+            for row in 0..batch.num_rows() {
+                assert_eq!(current.value(row), to.is_null(row), "a row is current as long as it has no end");
+                let end = to.is_valid(row).then(|| to.value(row));
+                spans.entry(ids.value(row)).or_default().push((from.value(row), end));
+            }
+        }
+        spans.values_mut().for_each(|spans| spans.sort_unstable());
+        spans
     }
 
     /// Id, operation and order of every row.

@@ -4,4 +4,5 @@ mod chaos;
 mod feeds;
 mod invariants;
 mod lake;
+mod merge;
 mod pipeline;

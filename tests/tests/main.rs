@@ -5,6 +5,7 @@
 mod cli;
 mod intervals;
 mod late_rows;
+mod merge;
 mod network;
 mod sample_database;
 mod stripe;

@@ -10,8 +10,8 @@ use arrow_array::{
     Array, ArrayRef, BinaryArray, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use ingest_core::lake::{Commit, Meeting, Merge, Merged, Table, TableFormat};
 use ingest_core::columns;
+use ingest_core::lake::{Commit, Meeting, Merge, Merged, Table, TableFormat};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -107,8 +107,7 @@ fn batch_for(rows: &[Row], kind: KeyKind) -> RecordBatch {
     RecordBatch::try_new(batch.schema(), columns).unwrap()
 }
 
-pub fn merge_of(table: &dyn Table, key: &[String], meeting: Meeting) -> Merge {
-    let _ = table;
+pub fn merge_of(key: &[String], meeting: Meeting) -> Merge {
     Merge {
         rows: Vec::new(),
         key: key.to_vec(),
@@ -118,6 +117,7 @@ pub fn merge_of(table: &dyn Table, key: &[String], meeting: Meeting) -> Merge {
         now: 5_000_000,
         memory_bytes: 1 << 20,
         options: options(),
+        progress: Arc::default(),
     }
 }
 
@@ -213,7 +213,9 @@ fn random_rows(random: &mut StdRng, model: &Model, seq: &mut u64, partial: bool)
         // One in eight comes late, with the order of something that happened before.
         let own = if random.random_ratio(1, 8) { *seq - random.random_range(1..40).min(*seq - 1) } else { *seq };
         let op = if random.random_ratio(1, 5) { "D" } else { "U" };
-        let whole = !partial || !(alive.contains(&id) || written.contains(&id)) || rows.iter().any(|r| r.id == id && r.op == "D");
+        let whole = !partial
+            || !(alive.contains(&id) || written.contains(&id))
+            || rows.iter().any(|r| r.id == id && r.op == "D");
         let row = Row {
             id,
             name: random.random_bool(0.9).then(|| format!("name {}", *seq)),
@@ -244,7 +246,7 @@ async fn sequence(seed: u64, kind: KeyKind, meeting: Meeting, partial: bool) {
         let rows = random_rows(&mut random, &model, &mut seq, partial);
         model.apply(&rows, soft, keep);
         let chunks = rows.chunks(random.random_range(1..30)).map(|rows| batch_for(rows, kind)).collect();
-        let merge = merge_of(table.as_ref(), &kind.columns(), meeting.clone());
+        let merge = merge_of(&kind.columns(), meeting.clone());
         apply(&mut table, chunks, merge).await;
         assert_eq!(held(table.as_ref()).await, model.0, "seed {seed} {kind:?} {meeting:?} step {step}: {rows:#?}");
         if random.random_ratio(1, 20) {

@@ -229,8 +229,16 @@ pub fn summary(report: &StreamReport) -> String {
         (None, true) => "; partial, the rest is for the next run",
         (None, false) => "",
     };
+    let merge = report.merge.filter(|merge| merge.rows_changed > 0).map_or_else(String::new, |merge| {
+        format!(
+            ", {} of the table rewritten, {} rows with them, {} for each changed row",
+            count(merge.files_touched),
+            count(merge.rows_rewritten),
+            bytes(merge.bytes_per_changed_row.unwrap_or(0))
+        )
+    });
     format!(
-        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}; {version}; {}{end}\n",
+        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}{merge}; {version}; {}{end}\n",
         safe(if report.table.is_empty() { &report.stream } else { &report.table }),
         count(report.rows_read),
         count(report.rows_written),

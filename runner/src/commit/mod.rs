@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ingest_catalog::{Checkpoint, Created, Documents, FORMAT, PlanProgress, checkpoint_path, list_checkpoints};
-use ingest_core::lake::{Commit, CommitError, DataFile, Definition, Removal, Table, TableFormat};
+use ingest_core::lake::{Commit, CommitError, DataFile, Definition, Merge, Removal, Table, TableFormat};
 use ingest_core::{Clock, Error, ErrorKind, Result, SliceId, Stored, StreamName};
 
 use crate::failpoint;
@@ -69,6 +69,8 @@ pub struct Change {
     pub add: Vec<DataFile>,
     /// What goes.
     pub remove: Removal,
+    /// Rows that meet the table's rows by key.
+    pub merge: Option<Merge>,
     /// A wider schema.
     pub schema: Option<arrow_schema::SchemaRef>,
     /// Files of the quarantine table that belong to it.
@@ -278,6 +280,7 @@ impl Committer {
             transactions: vec![(self.app.clone(), next.number)],
             add: change.add,
             remove: change.remove,
+            merge: change.merge,
             schema: change.schema,
             info: Some(next.to_info()),
         };
@@ -297,7 +300,8 @@ impl Committer {
         next.written_at = self.author.clock.now_micros();
         next.staged.clear();
         next.quarantine.clone_from(&change.quarantine);
-        next.rows = change.add.iter().map(|file| file.rows).sum();
+        let merged = change.merge.iter().flat_map(|merge| &merge.rows);
+        next.rows = change.add.iter().chain(merged).map(|file| file.rows).sum();
         edit(&mut Edit { next: &mut next });
         next
     }
@@ -404,13 +408,14 @@ impl Committer {
         Ok(())
     }
 
-    /// The files of an open plan that are uploaded and not visible: walks back to the adoption.
+    /// The files of an open plan that are uploaded and not visible, in the order in which they came: walks back to the
+    /// adoption.
     ///
     /// # Errors
     /// `CheckpointInvalid` when a document on the way is missing.
     pub async fn staged(&self) -> Result<Vec<DataFile>> {
         let Some(plan) = &self.checkpoint.plan else { return Ok(Vec::new()) };
-        let mut files = self.checkpoint.staged.clone();
+        let mut newest_first = vec![self.checkpoint.staged.clone()];
         let mut at = self.checkpoint.number;
         let mut parent = self.checkpoint.parent;
         while at > plan.adopted {
@@ -430,12 +435,12 @@ impl Committer {
             .await?;
             // A rewind may lie in between: only what this plan has staged counts.
             if document.plan.as_ref().is_some_and(|progress| progress.id == plan.id) {
-                files.extend(document.staged);
+                newest_first.push(document.staged);
             }
             at = document.number;
             parent = document.parent;
         }
-        Ok(files)
+        Ok(newest_first.into_iter().rev().flatten().collect())
     }
 
     /// Removes old checkpoint documents: kept are the current one, all back to the adoption of an open plan, and 100 more.

@@ -185,16 +185,43 @@ pub struct StreamOptions {
     pub sla: Option<Json>,
     /// How long rows are kept. Not built in yet.
     pub retention: Option<Json>,
-    /// How deletes are found where the source tells none. Not built in yet.
-    pub deletes: Option<Json>,
-    /// Keep deleted rows, marked. Not built in yet.
+    /// What a complete read (`mode: full`) does about rows of the table that the source no longer has, under `write: merge`
+    /// and `scd2`: `sweep` deletes them, `ignore` leaves them. Default: `sweep`.
+    pub deletes: Option<Deletes>,
+    /// Keep deleted rows under `write: merge`, with `_ingest_op` = `D` and the time in `_ingest_deleted_at`. Default: false.
     pub soft_delete: Option<bool>,
+    /// What `write: merge` does with a row whose key is in the table: `replace` it, or `keep` it and insert new keys alone.
+    /// Default: `replace`.
+    pub on_match: Option<OnMatch>,
+    /// Columns whose changes make a new version under `write: scd2`. Default: all. Other columns are brought up to date
+    /// without one.
+    pub track: Option<Vec<String>>,
     /// Risks that are accepted by name: `unsafe_cursor`.
     #[schemars(with = "Option<Risks>")]
     pub accept: Option<OneOrMany>,
     /// Columns of ours that are switched off: `{_ingest_run_id: false}`.
     #[schemars(with = "Option<AddedColumns>")]
     pub added_columns: Option<BTreeMap<String, bool>>,
+}
+
+/// What becomes of rows that a complete read no longer finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Deletes {
+    /// They are deleted.
+    Sweep,
+    /// They stay.
+    Ignore,
+}
+
+/// What becomes of a row whose key is in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMatch {
+    /// The new row takes its place.
+    Replace,
+    /// It stays; only new keys are inserted.
+    Keep,
 }
 
 /// What kind of data a column holds.
@@ -331,6 +358,8 @@ impl StreamOptions {
             retention,
             deletes,
             soft_delete,
+            on_match,
+            track,
             accept,
             added_columns
         )

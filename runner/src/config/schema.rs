@@ -12,9 +12,9 @@ use crate::registry::Registry;
 /// Keys of a source that are the runner's; all others are its connector's.
 pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
 /// Stream options that exist in the design and are refused until they are built.
-pub const OPTIONS_NOT_BUILT_IN: [&str; 6] = ["mask", "checks", "sla", "retention", "deletes", "soft_delete"];
+pub const OPTIONS_NOT_BUILT_IN: [&str; 4] = ["mask", "checks", "sla", "retention"];
 /// Values of stream options that are refused until they are built.
-pub const WORDS_NOT_BUILT_IN: [(&str, &str); 3] = [("mode", "cdc"), ("write", "merge"), ("write", "scd2")];
+pub const WORDS_NOT_BUILT_IN: [(&str, &str); 1] = [("mode", "cdc")];
 /// Below this, not even one batch and one open file fit.
 pub const LEAST_MEMORY: ByteSize = ByteSize(32 << 20);
 

@@ -16,6 +16,7 @@ pub struct Budget {
     queue_units: u32,
     lanes: u64,
     total: u64,
+    merges: Arc<Semaphore>,
 }
 
 impl Budget {
@@ -23,7 +24,13 @@ impl Budget {
     /// program itself.
     pub fn new(total: u64, lanes: usize) -> Self {
         let queue_units = u32::try_from((total / 8).min(32 << 20) / UNIT).unwrap_or(u32::MAX).max(1);
-        Self { queue: Arc::new(Semaphore::new(queue_units as usize)), queue_units, lanes: lanes.max(1) as u64, total }
+        Self {
+            queue: Arc::new(Semaphore::new(queue_units as usize)),
+            queue_units,
+            lanes: lanes.max(1) as u64,
+            total,
+            merges: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Waits until a batch of so many bytes may be on its way. A batch larger than the whole share takes all of it.
@@ -41,6 +48,16 @@ impl Budget {
     /// Rows that a stream may hold back until a mark says that they count.
     pub fn pending_bytes(&self) -> u64 {
         (u64::from(self.queue_units) * UNIT / (self.lanes * 2)).min(8 << 20)
+    }
+
+    /// What lets one merge at a time into the memory that is meant for it.
+    pub fn merges(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.merges)
+    }
+
+    /// What the keys of a merge may take.
+    pub fn merge_bytes(&self) -> u64 {
+        self.total / 8
     }
 
     /// What one writer may hold in memory.

@@ -7,6 +7,7 @@
 //! | `work`, `jobs` | a stream on its way, and the slices that are left of it |
 //! | `lane` | takes slices, extracts them, retries |
 //! | `writer` | the thread of a lane: conform, encode, cut files at marks |
+//! | `merge` | rows that meet their table by key |
 //! | `stream` | the task of a stream: commits |
 //! | `round` | one round of all that: plan, read, settle, feeds |
 //! | `vigil` | leases, progress, watchdog |
@@ -14,6 +15,7 @@
 mod budget;
 mod jobs;
 mod lane;
+mod merge;
 mod planning;
 mod quarantine;
 mod round;

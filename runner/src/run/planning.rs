@@ -164,7 +164,9 @@ pub async fn make(session: &Session, question: Ask, streams: &[Planned<'_>]) -> 
             .slices
             .iter()
             .any(|slice| slice.shape == Shape::Snapshot && slice.streams.contains(&p.target.stream.name));
-        let staged = snapshot || write == WriteMode::Replace;
+        // A complete read that deletes what it does not find must know all keys at once.
+        let sweeps = p.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps);
+        let staged = snapshot || write == WriteMode::Replace || sweeps;
         (p.target.stream.name.clone(), PlannedStream { mode: p.target.mode, write, staged, base: p.base })
     };
     let streams = streams.iter().map(planned).collect();

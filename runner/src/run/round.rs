@@ -286,10 +286,11 @@ impl<'a> Rounds<'a> {
         self.plan_new(work, feeds).await;
     }
 
-    /// A replacement that is found open shows the source as it was when it was planned. It is finished where much of it is
-    /// uploaded already; where little is lost it is made again, and shows the source as it is.
+    /// A replacement that is found open, or a complete read that sweeps, shows the source as it was when it was planned. It is
+    /// finished where much of it is uploaded already; where little is lost it is made again, and shows the source as it is.
     async fn is_worth_resuming(&self, w: &Work, plan: &OpenPlan) -> Result<bool> {
-        if plan.write_mode(&w.target.stream.name) != WriteMode::Replace {
+        let sweeps = w.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps);
+        if plan.write_mode(&w.target.stream.name) != WriteMode::Replace && !sweeps {
             return Ok(true);
         }
         let staged: u64 = w.committer().staged().await?.iter().map(|file| file.bytes).sum();
@@ -388,6 +389,9 @@ impl<'a> Rounds<'a> {
             conform: RwLock::new(Arc::new(conform)),
             seq,
             interval,
+            clock: Arc::clone(&self.session.clock),
+            merges: budget.merges(),
+            merge_bytes: budget.merge_bytes(),
             commit_interval: config.commit_interval.0,
             format: Arc::clone(&self.author.format),
             units,
@@ -469,7 +473,8 @@ impl<'a> Rounds<'a> {
                 settle(&line.shared.units, &line.remaining).await;
             }
         }
-        lanes.read(jobs, parallel).await;
+        let in_turn = lines.iter().any(|line| line.work.target.keyed.as_ref().is_some_and(|keyed| keyed.in_turn));
+        lanes.read(jobs, if in_turn { 1 } else { parallel }).await;
         for line in &mut lines {
             line.closed = settled(line).await;
         }

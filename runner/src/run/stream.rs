@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use ingest_catalog::Ranges;
-use ingest_core::lake::{DataFile, Removal, TableFormat, WriterOptions, Writers};
-use ingest_core::{Region, Result, SliceId, Stored, StreamName, WriteMode};
-use tokio::sync::mpsc;
+use ingest_core::lake::{DataFile, Merged, Removal, TableFormat, WriterOptions, Writers};
+use ingest_core::{Clock, Region, Result, SliceId, Stored, StreamName, WriteMode};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::merge::Asked;
 use super::planning::OpenPlan;
 use super::quarantine::Quarantine;
 use super::target::Target;
@@ -40,6 +41,12 @@ pub struct StreamShared {
     pub seq: bool,
     /// The rows that this run replaces, where it reads an interval.
     pub interval: Option<Region>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// One merge at a time.
+    pub merges: Arc<Semaphore>,
+    /// Memory for the keys of a merge.
+    pub merge_bytes: u64,
     /// A commit closes after this time at the latest.
     pub commit_interval: Duration,
     /// The table format.
@@ -75,6 +82,25 @@ pub struct Counters {
     pub slices_done: AtomicU64,
     /// Something was left for the next run.
     pub partial: AtomicBool,
+    /// Files of the table that merges rewrote or removed.
+    pub files_touched: AtomicU64,
+    /// Unchanged rows that were written again for that.
+    pub rows_rewritten: AtomicU64,
+    /// Rows that merges changed.
+    pub rows_changed: AtomicU64,
+    /// Bytes that they wrote.
+    pub bytes_merged: AtomicU64,
+    /// Grows while a merge is under way.
+    pub merging: Arc<AtomicU64>,
+}
+
+impl Counters {
+    fn merged(&self, landed: &Merged) {
+        self.files_touched.fetch_add(landed.files_touched, Ordering::Relaxed);
+        self.rows_rewritten.fetch_add(landed.rows_rewritten, Ordering::Relaxed);
+        self.rows_changed.fetch_add(landed.rows_changed, Ordering::Relaxed);
+        self.bytes_merged.fetch_add(landed.bytes_written, Ordering::Relaxed);
+    }
 }
 
 impl StreamShared {
@@ -92,7 +118,11 @@ impl StreamShared {
     /// From here on the rows of the source look so.
     pub fn change_schema(&self, source: &SchemaRef) -> Result<()> {
         let mut conform = self.conform.write().unwrap_or_else(PoisonError::into_inner);
-        let next = conform_to(&self.format, &self.target, source, Some(conform.storage()), self.seq)?;
+        let table = match &self.target.keyed {
+            Some(keyed) => keyed.table_schema(conform.storage()),
+            None => Arc::clone(conform.storage()),
+        };
+        let next = conform_to(&self.format, &self.target, source, Some(&table), self.seq)?;
         *conform = Arc::new(next);
         Ok(())
     }
@@ -107,7 +137,12 @@ pub fn conform_to(
     seq: bool,
 ) -> Result<Conform> {
     let none = BTreeMap::new();
-    reconcile(
+    let stripped = match (&target.keyed, table) {
+        (Some(keyed), Some(table)) => Some(keyed.row_schema(table).map_err(|e| e.with("stream", &target.stream.name))?),
+        _ => None,
+    };
+    let table = stripped.as_ref().or(table);
+    let conform = reconcile(
         format,
         &Input {
             stream: &target.stream.name,
@@ -118,7 +153,11 @@ pub fn conform_to(
             seq,
             absent: false,
         },
-    )
+    )?;
+    if let Some(keyed) = &target.keyed {
+        keyed.stored_key(&conform).map_err(|e| e.with("stream", &target.stream.name))?;
+    }
+    Ok(conform)
 }
 
 /// What a lane tells a stream's task.
@@ -184,6 +223,17 @@ pub enum Scope {
     Limit,
     /// The rows of this region, which take the place of those in the table in one commit.
     Interval(Region),
+}
+
+/// What the rows of a commit are of the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Some of them.
+    Part,
+    /// Some of them as they are now, whatever the table has.
+    Again,
+    /// All of them.
+    Whole,
 }
 
 /// The task of a stream.
@@ -369,27 +419,21 @@ impl StreamTask {
             self.adopt(&plan).await?;
             staged = plan.is_staged(&self.shared.name);
         }
-        let (rows, count) = (rows(&group.files), group.files.len());
-        let mut change = Change { quarantine: group.quarantine, ..Change::default() };
+        let mut group = group;
+        let covers = std::mem::take(&mut group.covers);
         let mut staging = Vec::new();
-        if staged {
+        let change = if staged {
             staging = group.files;
+            Change { quarantine: group.quarantine, ..Change::default() }
         } else {
-            change.add = group.files;
-            change.schema = self.wider(group.schema);
-            change.remove = removal(group.region);
-        }
-        let covers = group.covers;
-        let visible = if staged { 0 } else { rows };
-        let files = change.add.clone();
-        let version = self
-            .committer
-            .commit(change, |edit| {
-                apply(edit, covers);
-                edit.stage(staging);
-            })
-            .await?;
-        self.after_commit(version, visible, if staged { 0 } else { count }, &files).await
+            let remove = removal(group.region.take());
+            self.change(group, remove, Reading::Part)?
+        };
+        self.land(change, false, |edit| {
+            apply(edit, covers);
+            edit.stage(staging);
+        })
+        .await
     }
 
     /// Adopts the plan in this table: a commit without files, before its first rows become visible
@@ -409,13 +453,16 @@ impl StreamTask {
     }
 
     /// The one commit that closes a plan: staged files become visible, what the plan promised holds, the plan is gone.
-    async fn close(&mut self, group: Unit, plan: &Arc<OpenPlan>) -> Result<()> {
+    async fn close(&mut self, mut group: Unit, plan: &Arc<OpenPlan>) -> Result<()> {
         let adopted = self.committer.checkpoint().plan.as_ref().is_some_and(|progress| progress.id == plan.id());
         let mut files = if adopted { self.committer.staged().await? } else { Vec::new() };
-        files.extend(group.files);
+        files.append(&mut group.files);
+        group.files = files;
         let then = plan.then(&self.shared.name);
         let replace = plan.write_mode(&self.shared.name) == WriteMode::Replace;
-        let unchanged = files.is_empty()
+        let reading = if replace { Reading::Part } else { self.reading(plan) };
+        let unchanged = group.files.is_empty()
+            && reading != Reading::Whole
             && group.quarantine.is_empty()
             && group.region.is_none()
             && !adopted
@@ -426,29 +473,21 @@ impl StreamTask {
             self.plan = None;
             return Ok(());
         }
-        let mut change = Change {
-            add: files,
-            schema: self.wider(group.schema),
-            quarantine: group.quarantine,
-            remove: removal(group.region),
-        };
-        if replace {
-            change.remove = Removal::All;
-        }
-        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
-        let covers = group.covers;
-        let version = self
-            .committer
-            .commit(change, |edit| {
-                if replace && !adopted {
-                    edit.forget();
-                }
-                apply(edit, covers);
-                edit.close(&then);
-            })
-            .await?;
+        let region = group.region.take();
+        let covers = std::mem::take(&mut group.covers);
+        let change = self.change(group, if replace { Removal::All } else { removal(region) }, reading)?;
+        // Older checkpoints may still name what was staged.
+        let named = plan.is_staged(&self.shared.name);
+        self.land(change, named, |edit| {
+            if replace && !adopted {
+                edit.forget();
+            }
+            apply(edit, covers);
+            edit.close(&then);
+        })
+        .await?;
         self.plan = None;
-        self.after_commit(version, rows, count, &added).await
+        Ok(())
     }
 
     /// `run --limit`: rows without a checkpoint; the next run replaces them.
@@ -457,18 +496,12 @@ impl StreamTask {
             return Ok(());
         }
         let first = !self.committer.checkpoint().limited || self.shared.counters.version.load(Ordering::Relaxed) == 0;
-        let change = Change {
-            schema: self.wider(group.schema),
-            quarantine: group.quarantine,
-            remove: if first { Removal::All } else { Removal::Nothing },
-            add: group.files,
-        };
-        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
-        let version = self.committer.commit(change, |edit| edit.limited()).await?;
+        let change = self.change(group, if first { Removal::All } else { Removal::Nothing }, Reading::Part)?;
+        self.land(change, false, |edit| edit.limited()).await?;
         if settling {
             self.plan = None;
         }
-        self.after_commit(version, rows, count, &added).await
+        Ok(())
     }
 
     /// `run --interval-start --interval-end`: the rows of the interval as they are at the source now, in one commit. The
@@ -477,33 +510,106 @@ impl StreamTask {
         let before = self.committer.checkpoint();
         // Without a position nobody knows what the table lacks: the first load replaces all of it.
         let loose = before.positions.is_empty() && (before.parent.is_none() || before.limited || before.intervals);
-        let change = Change {
-            schema: self.wider(group.schema),
-            quarantine: group.quarantine,
-            remove: if before.limited { Removal::All } else { Removal::Regions(vec![region]) },
-            add: group.files,
-        };
-        let (rows, count, added) = (rows(&change.add), change.add.len(), change.add.clone());
+        let remove = if before.limited { Removal::All } else { Removal::Regions(vec![region]) };
+        let change = self.change(group, remove, Reading::Again)?;
         let then = plan.then(&self.shared.name);
-        let version = self
-            .committer
-            .commit(change, |edit| {
-                then.into_iter().for_each(|(slice, at)| at.into_iter().for_each(|at| edit.feed(&slice, at)));
-                if loose {
-                    edit.intervals();
-                }
-            })
-            .await?;
+        self.land(change, false, |edit| {
+            then.into_iter().for_each(|(slice, at)| at.into_iter().for_each(|at| edit.feed(&slice, at)));
+            if loose {
+                edit.intervals();
+            }
+        })
+        .await?;
         self.plan = None;
-        self.after_commit(version, rows, count, &added).await
+        Ok(())
     }
 
-    async fn after_commit(&mut self, version: u64, rows: u64, files: usize, added: &[DataFile]) -> Result<()> {
+    /// Whether all rows of the source are there when a plan is closed, so that others can be swept.
+    fn reading(&self, plan: &OpenPlan) -> Reading {
+        let counters = &self.shared.counters;
+        if !self.shared.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps) {
+            return Reading::Part;
+        }
+        // What could not be read, or went to quarantine, is at the source all the same.
+        let lacking = counters.partial.load(Ordering::Relaxed) || counters.rows_quarantined.load(Ordering::Relaxed) > 0;
+        if lacking || plan.document().more {
+            self.observer.event(&Event::Warning {
+                stream: Some(self.shared.name.to_string()),
+                message: "not all rows of the source came in: deleted ones were not looked for".to_owned(),
+            });
+            return Reading::Part;
+        }
+        Reading::Whole
+    }
+
+    /// The change that makes files visible: by key, where the stream's rows meet those of the table.
+    fn change(&self, group: Unit, remove: Removal, reading: Reading) -> Result<Change> {
+        let Some(keyed) = &self.shared.target.keyed else {
+            return Ok(Change {
+                add: group.files,
+                schema: self.wider(group.schema),
+                quarantine: group.quarantine,
+                remove,
+                merge: None,
+            });
+        };
+        let conform = self.shared.conform();
+        let asked = Asked {
+            sweep: reading == Reading::Whole,
+            as_it_came: reading == Reading::Again,
+            now: self.shared.clock.now_micros(),
+            memory_bytes: self.shared.merge_bytes,
+            options: self.shared.options.clone(),
+            progress: Arc::clone(&self.shared.counters.merging),
+        };
+        let needed = !group.files.is_empty() || asked.sweep;
+        let merge = if needed { Some(keyed.merge(&conform, asked, group.files)?) } else { None };
+        let schema = self.wider(Some(keyed.table_schema(conform.storage())));
+        Ok(Change { add: Vec::new(), schema, quarantine: group.quarantine, remove, merge })
+    }
+
+    /// Commits, and counts what became visible. Files that rows were taken from are removed, unless a checkpoint names them.
+    async fn land(
+        &mut self,
+        change: Change,
+        named: bool,
+        edit: impl FnOnce(&mut crate::commit::Edit<'_>),
+    ) -> Result<()> {
+        let mut landed = Merged {
+            rows_changed: rows(&change.add),
+            files_written: change.add.len() as u64,
+            bytes_written: change.add.iter().map(|file| file.bytes).sum(),
+            ..Merged::default()
+        };
+        let came = change.merge.as_ref().map(|merge| merge.rows.clone());
+        let turn = match &came {
+            // Memory is meant for one merge at a time.
+            Some(_) => Arc::clone(&self.shared.merges).acquire_owned().await.ok(),
+            None => None,
+        };
+        let version = self.committer.commit(change, edit).await?;
+        drop(turn);
+        if let Some(came) = came
+            && let Some(table) = self.committer.table()
+        {
+            // Where the answer to the commit was lost, nobody knows more than what came.
+            let unknown = Merged { rows_changed: rows(&came), files_written: came.len() as u64, ..Merged::default() };
+            landed = table.merged().unwrap_or(unknown);
+            self.shared.counters.merged(&landed);
+            if !named && let Err(error) = table.discard(&came).await {
+                tracing::warn!(%error, stream = %self.shared.name, "files that were merged stay until the next vacuum");
+            }
+        }
+        self.after_commit(version, &landed).await
+    }
+
+    async fn after_commit(&mut self, version: u64, landed: &Merged) -> Result<()> {
         self.note_version(version);
         let counters = &self.shared.counters;
+        let (rows, files) = (landed.rows_changed, usize::try_from(landed.files_written).unwrap_or(usize::MAX));
         counters.rows_written.fetch_add(rows, Ordering::Relaxed);
-        counters.files.fetch_add(files as u64, Ordering::Relaxed);
-        counters.bytes_written.fetch_add(added.iter().map(|file| file.bytes).sum(), Ordering::Relaxed);
+        counters.files.fetch_add(landed.files_written, Ordering::Relaxed);
+        counters.bytes_written.fetch_add(landed.bytes_written, Ordering::Relaxed);
         let checkpoint = self.committer.checkpoint();
         self.observer.event(&Event::Commit {
             stream: self.shared.name.to_string(),

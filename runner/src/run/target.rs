@@ -10,6 +10,7 @@ use ingest_core::{
     WriteMode, nearest,
 };
 
+use super::merge::Keyed;
 use crate::config::{DataClass, SchemaPolicy, SourceConfig, StreamOptions};
 use crate::conform::Conform;
 
@@ -24,6 +25,8 @@ pub struct Target {
     pub mode: Mode,
     /// How its rows meet the table.
     pub write: WriteMode,
+    /// How they do so by key, under `merge` and `scd2`.
+    pub keyed: Option<Keyed>,
     /// The cursor, where the mode needs one.
     pub cursor: Option<CursorColumn>,
     /// What happens when the schema changes.
@@ -117,11 +120,6 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
         );
     }
     let write = options.write.unwrap_or(if mode == Mode::Full { WriteMode::Replace } else { WriteMode::Append });
-    if matches!(write, WriteMode::Merge | WriteMode::Scd2) {
-        return Err(Error::new(ErrorKind::Unsupported, format!("write mode {write} is not built in yet"))
-            .with("stream", &stream.name)
-            .hint("use append or replace"));
-    }
     if write == WriteMode::Replace && mode != Mode::Full {
         return Err(wrong(format!("mode {mode} with write mode replace would keep only what is new"))
             .hint("use append, or mode: full"));
@@ -159,7 +157,8 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
         stream.key.clone_from(key);
     }
     let policy = options.on_schema_change.unwrap_or_default();
-    Ok(Target { stream, options, mode, write, cursor, policy })
+    let keyed = Keyed::of(&stream, mode, write, cursor.as_ref().map(|cursor| cursor.column.as_str()), &options)?;
+    Ok(Target { stream, options, mode, write, keyed, cursor, policy })
 }
 
 /// The schema with the data classes that the configuration gives its columns.
@@ -242,6 +241,11 @@ impl Target {
             let mut cursors = self.stream.cursors.iter();
             self.cursor = cursors.find(|cursor| named.is_none_or(|name| cursor.column == *name)).cloned();
         }
+        if self.write == WriteMode::Scd2 {
+            return Err(Error::config("an interval cannot be read again into a history (scd2)")
+                .with("stream", &self.stream.name)
+                .hint("leave the stream out with --exclude"));
+        }
         if self.cursor.is_none() {
             return Err(Error::config("an interval needs a cursor, and the stream has none")
                 .with("stream", &self.stream.name)
@@ -277,7 +281,10 @@ impl Target {
         // The configuration speaks of the source's columns; the table may have to spell them otherwise.
         let stored = |column: &String| conform.stored_name(column).unwrap_or(column).to_owned();
         Definition {
-            schema: Arc::clone(conform.storage()),
+            schema: match &self.keyed {
+                Some(keyed) => keyed.table_schema(conform.storage()),
+                None => Arc::clone(conform.storage()),
+            },
             partition_by: self.options.partition_by.iter().flatten().map(stored).collect(),
             description: Some(format!("{} (ingest)", self.stream.name)),
         }

@@ -55,8 +55,14 @@ pub async fn watch(
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
+    let mut merged = 0;
     loop {
         tick.tick().await;
+        // A large merge takes its time, and moves.
+        let merging = streams.iter().map(|stream| stream.counters.merging.load(Ordering::Relaxed)).sum();
+        if std::mem::replace(&mut merged, merging) != merging {
+            activity.store(clock.now_micros().unsigned_abs(), Ordering::Relaxed);
+        }
         for (i, stream) in streams.iter().enumerate() {
             let rows_read = stream.counters.rows_read.load(Ordering::Relaxed);
             if rows_read != told[i] && rows_read > 0 {

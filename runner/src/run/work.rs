@@ -94,6 +94,16 @@ pub fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> 
     report.rows_written += counters.rows_written.load(Ordering::Relaxed);
     report.files += counters.files.load(Ordering::Relaxed);
     report.bytes_written += counters.bytes_written.load(Ordering::Relaxed);
+    let (touched, changed) =
+        (counters.files_touched.load(Ordering::Relaxed), counters.rows_changed.load(Ordering::Relaxed));
+    if shared.target.keyed.is_some() {
+        let merge = report.merge.get_or_insert_default();
+        merge.files_touched += touched;
+        merge.rows_rewritten += counters.rows_rewritten.load(Ordering::Relaxed);
+        merge.rows_changed += changed;
+        merge.bytes_written += counters.bytes_merged.load(Ordering::Relaxed);
+        merge.bytes_per_changed_row = merge.bytes_written.checked_div(merge.rows_changed);
+    }
     report.partial |= counters.partial.load(Ordering::Relaxed);
     let version = counters.version.load(Ordering::Relaxed);
     report.commit_version = version.checked_sub(1).or(report.commit_version);

@@ -16,6 +16,7 @@ use ingest_core::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::merge::part_keyless;
 use super::quarantine;
 use super::stream::{Cover, Message, SliceKey, StreamShared, Unit};
 use crate::conform::Stamp;
@@ -345,6 +346,15 @@ impl StreamWriter {
         let conform = self.shared.conform();
         let conformed = conform.batch(batch, &self.stamp).map_err(|e| e.with("stream", &self.shared.name))?;
         self.shared.counters.rows_rescued.fetch_add(conformed.rescued as u64, Ordering::Relaxed);
+        let mut conformed = conformed;
+        if let Some(keyed) = &self.shared.target.keyed {
+            let (batch, records) = part_keyless(conformed.batch, &keyed.stored_key(&conform)?)?;
+            records.into_iter().try_for_each(|record| self.quarantine(record))?;
+            conformed.batch = batch;
+            if conformed.batch.num_rows() == 0 {
+                return Ok(());
+            }
+        }
         let schema = conformed.batch.schema();
         if self.file_schema.as_ref().is_some_and(|open| open.fields() != schema.fields()) {
             // The schema widened under way: the files before it stay as they are.
@@ -403,9 +413,11 @@ impl StreamWriter {
 
     fn accept(&mut self) -> Result<()> {
         self.provisional = false;
+        // Rows may turn out to be records on their way into a file.
+        self.encode_pending()?;
         self.records.append(&mut self.waiting_records);
         self.waiting_bytes = 0;
-        self.encode_pending()
+        Ok(())
     }
 
     fn drop_uncovered(&mut self) {

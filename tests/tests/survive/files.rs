@@ -13,14 +13,21 @@ struct Folder {
     project: Project,
     files: i64,
     rows: i64,
+    overlap: bool,
 }
 
 impl Folder {
     fn new(rows: i64) -> Self {
+        Self::with(rows, "")
+    }
+
+    fn with(rows: i64, options: &str) -> Self {
         // A commit at every mark: as many instants to be killed at as possible.
-        let configuration = "lake: {commit_interval: 0s}\n\
-            sources:\n  shop:\n    connector: files\n    path: ./data\n    files: {orders: {path: \"*.csv\"}}\n";
-        Self { project: Project::new(configuration), files: 0, rows }
+        let configuration = format!(
+            "lake: {{commit_interval: 0s}}\n\
+            sources:\n  shop:\n    connector: files\n    path: ./data\n    files: {{orders: {{path: \"*.csv\"}}}}\n{options}"
+        );
+        Self { project: Project::new(&configuration), files: 0, rows, overlap: !options.is_empty() }
     }
 
     fn add(&mut self, files: i64) {
@@ -28,7 +35,9 @@ impl Folder {
         std::fs::create_dir_all(&data).expect("made");
         for _ in 0..files {
             let mut text = String::from("id,text\n");
-            for id in self.files * self.rows..(self.files + 1) * self.rows {
+            // Some rows of the file before come again.
+            let first = if self.overlap { (self.files * self.rows - 20).max(0) } else { self.files * self.rows };
+            for id in first..(self.files + 1) * self.rows {
                 writeln!(text, "{id},row {id}").expect("to memory");
             }
             writeln!(text, "bad,bad,bad {}", self.files).expect("to memory");
@@ -69,8 +78,17 @@ async fn files_survive_kills_at_random_moments() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_survive_a_kill_at_every_failpoint() {
+    survive_every_failpoint("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_files_survive_a_kill_at_every_failpoint() {
+    survive_every_failpoint("    streams: {orders: {write: merge, key: [id]}}\n").await;
+}
+
+async fn survive_every_failpoint(options: &str) {
     for place in PLACES {
-        let mut folder = Folder::new(200);
+        let mut folder = Folder::with(200, options);
         folder.add(6);
         let mut reached = 0;
         for n in 1..=4 {

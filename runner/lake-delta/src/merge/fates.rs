@@ -39,7 +39,8 @@ impl Rows {
 
     /// The bits of `rows` rows from `start` on, negated where asked.
     pub fn mask(&self, start: u32, rows: usize, negated: bool) -> BooleanArray {
-        let at = |i: usize| u32::try_from(i).ok().and_then(|i| start.checked_add(i)).is_some_and(|row| self.contains(row));
+        let at =
+            |i: usize| u32::try_from(i).ok().and_then(|i| start.checked_add(i)).is_some_and(|row| self.contains(row));
         BooleanArray::new(BooleanBuffer::collect_bool(rows, |i| at(i) != negated), None)
     }
 }

@@ -10,6 +10,9 @@
 //!
 //! A version that would hold for no time at all is left out. A row that is older than what the key has, by the order of the
 //! source, changes nothing unless its own time lies before.
+//!
+//! Rows without a time of their own hold from when they were read. Clocks may differ and go back: such a row never begins
+//! before, or with, what was read before it.
 
 use arrow::row::RowConverter;
 use arrow_array::cast::AsArray;
@@ -65,6 +68,8 @@ struct Version {
 /// The versions of a key in order of time, and those that are no more.
 #[derive(Debug, Default)]
 struct Timeline {
+    /// Times are those of reading; the order of rows is that of the source, or of their coming.
+    read_times: bool,
     versions: Vec<Version>,
     removed: Vec<At>,
 }
@@ -122,7 +127,7 @@ impl Pass<'_> {
                 let facts = self.reader.facts(&batch)?;
                 let times = times(&batch, self.time, self.scene.merge.now)?;
                 let prints = self.prints.of(&batch)?;
-                for row in 0..batch.num_rows() {
+                for (row, prints) in prints.into_iter().enumerate() {
                     if !self.classes.has(self.class, facts.ids[row]) {
                         continue;
                     }
@@ -134,7 +139,7 @@ impl Pass<'_> {
                         time: times.value(row),
                         order: facts.order(row).map(Into::into),
                         at: At { file: number, row: row_number(start, row)? },
-                        prints: prints[row],
+                        prints,
                         deleted: facts.is_deleted(row),
                     };
                     self.events.entry(self.reader.key(facts.ids[row])?).or_default().push(event);
@@ -195,18 +200,18 @@ impl Pass<'_> {
                 continue;
             }
             if from.is_null(row) {
-                return Err(Error::new(ErrorKind::CheckpointInvalid, "the table has rows that are not versions (scd2)")
-                    .hint("load the stream again with `ingest run --full-refresh`"));
+                return Err(Error::new(
+                    ErrorKind::CheckpointInvalid,
+                    "the table has rows that are not versions (scd2)",
+                )
+                .hint("load the stream again with `ingest run --full-refresh`"));
             }
             let span = Span { from: from.value(row), to: to.is_valid(row).then(|| to.value(row)) };
             let Some(id) = facts.ids[row].filter(|id| self.events.contains_key(id)) else {
                 if self.scene.merge.sweep && span.to.is_none() {
                     fates.changed += 1;
-                    if span.from < self.scene.merge.now {
-                        fates.patch(at, Patch::Close(self.scene.merge.now));
-                    } else {
-                        fates.drop_row(at);
-                    }
+                    // A clock may have gone back.
+                    fates.patch(at, Patch::Close(self.scene.merge.now.max(span.from.saturating_add(1))));
                 }
                 continue;
             };
@@ -214,8 +219,12 @@ impl Pass<'_> {
                 Some(prints) => prints,
                 None => prints.insert(self.prints.of(batch)?),
             };
-            let version =
-                Version { span, origin: Origin::Table(at, span.to), prints: prints[row], order: facts.order(row).map(Into::into) };
+            let version = Version {
+                span,
+                origin: Origin::Table(at, span.to),
+                prints: prints[row],
+                order: facts.order(row).map(Into::into),
+            };
             self.lines.entry(id).or_default().versions.push(version);
         }
         Ok(())
@@ -226,8 +235,12 @@ impl Pass<'_> {
         for (id, mut events) in self.events {
             let mut line = lines.remove(&id).unwrap_or_default();
             line.versions.sort_by_key(|version| version.span.from);
-            // Rows of one moment follow the order of the source, or else the order in which they came.
-            events.sort_by(|a, b| (a.time, &a.order).cmp(&(b.time, &b.order)));
+            line.read_times = self.time == columns::INGESTED_AT;
+            // What is equal keeps the order in which it came.
+            match line.read_times {
+                true => events.sort_by(|a, b| a.order.cmp(&b.order)),
+                false => events.sort_by(|a, b| (a.time, &a.order).cmp(&(b.time, &b.order))),
+            }
             events.into_iter().for_each(|event| line.apply(event));
             line.write(fates);
         }
@@ -236,7 +249,9 @@ impl Pass<'_> {
 
 impl Timeline {
     fn apply(&mut self, event: Event) {
-        let t = event.time;
+        let newest = self.versions.last().filter(|_| self.read_times).map(|version| version.span);
+        let least = newest.map(|span| span.to.unwrap_or_else(|| span.from.saturating_add(1)));
+        let t = least.map_or(event.time, |least| event.time.max(least));
         // The last version that began by then; it covers t unless it ended before.
         let next = self.versions.partition_point(|version| version.span.from <= t);
         let last = next.checked_sub(1);
@@ -464,7 +479,11 @@ mod tests {
     }
 
     fn line(events: impl IntoIterator<Item = Event>) -> Vec<(i64, Option<i64>, u128)> {
-        let mut line = Timeline::default();
+        line_of(false, events)
+    }
+
+    fn line_of(read_times: bool, events: impl IntoIterator<Item = Event>) -> Vec<(i64, Option<i64>, u128)> {
+        let mut line = Timeline { read_times, ..Timeline::default() };
         events.into_iter().for_each(|event| line.apply(event));
         line.versions.iter().map(|v| (v.span.from, v.span.to, v.prints.tracked)).collect()
     }
@@ -509,6 +528,16 @@ mod tests {
         assert_eq!(line([newer.clone(), closed, ordered(2, event(30, 2, 1))]), [(20, Some(25), 2)]);
         // Its own time lies before.
         assert_eq!(line([newer, ordered(1, event(10, 1, 1))]), [(10, Some(20), 1), (20, None, 2)]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_moves_no_row_into_the_past() {
+        let later = ordered(2, event(5, 2, 1));
+        assert_eq!(line_of(true, [ordered(1, event(10, 1, 0)), later]), [(10, Some(11), 1), (11, None, 2)]);
+        let again = [event(10, 1, 0), delete(20), event(5, 1, 1)];
+        assert_eq!(line_of(true, again), [(10, Some(20), 1), (20, None, 1)]);
+        assert_eq!(line_of(true, [event(10, 1, 0), event(10, 2, 1)]), [(10, Some(11), 1), (11, None, 2)]);
+        assert_eq!(line_of(true, [event(10, 1, 0), delete(10)]), [(10, Some(11), 1)]);
     }
 
     #[test]

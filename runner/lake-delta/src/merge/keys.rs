@@ -262,10 +262,8 @@ mod tests {
         let found = ids(Arc::new(StringArray::from(vec![Some("a"), Some("b"), Some("a"), None])));
         assert_eq!((found[0], found[3]), (found[2], None));
         assert_ne!(found[0], found[1]);
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("a", DataType::Utf8, true),
-            Field::new("b", DataType::Utf8, true),
-        ]));
+        let schema =
+            Arc::new(Schema::new(vec![Field::new("a", DataType::Utf8, true), Field::new("b", DataType::Utf8, true)]));
         let keys = Keys::new(&schema, &["a".into(), "b".into()]).unwrap();
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from(vec![Some("x"), Some("xy"), Some("x")])),

@@ -48,6 +48,7 @@ pub(super) async fn write(scene: &Scene, fates: Fates, made: &mut Made) -> Resul
     made.written.extend(written);
     let bytes = made.written.iter().chain(&made.adopted).map(|file| file.bytes);
     made.figures.bytes_written = bytes.sum();
+    made.figures.files_written = (made.written.len() + made.adopted.len()) as u64;
     Ok(())
 }
 
@@ -270,8 +271,7 @@ async fn gather(
             next = at.row.saturating_add(1);
         }
         let selection = RowSelection::from(selectors);
-        let mut found =
-            scan_selected(&scene.log, file, &scene.schema, &scene.partition_by, Some(selection)).await?;
+        let mut found = scan_selected(&scene.log, file, &scene.schema, &scene.partition_by, Some(selection)).await?;
         let mut rows = group.iter();
         while let Some(batch) = found.try_next().await? {
             for (row, at) in (0..batch.num_rows()).zip(rows.by_ref()) {

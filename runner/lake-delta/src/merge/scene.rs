@@ -1,6 +1,7 @@
 //! What a merge works on: the files of the table, the files with the rows that come, and how they are read.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::row::RowConverter;
 use arrow_array::cast::AsArray;
@@ -82,7 +83,11 @@ impl Scene {
 
     pub async fn scan(&self, file: &Add, schema: &SchemaRef) -> Result<Numbered> {
         let rows = scan(&self.log, file, schema, &self.partition_by).await?;
-        Ok(numbered(rows))
+        let progress = Arc::clone(&self.merge.progress);
+        let counted = rows.inspect(move |_| {
+            progress.fetch_add(1, Ordering::Relaxed);
+        });
+        Ok(numbered(counted.boxed()))
     }
 
     /// The rows that regions take away before others come.
@@ -215,8 +220,11 @@ struct ColumnReach {
     data_type: DataType,
     converter: RowConverter,
     /// The lowest and the highest value that came.
-    ends: Option<(Box<[u8]>, Box<[u8]>)>,
+    ends: Option<(Bytes, Bytes)>,
 }
+
+/// A value as bytes that compare as values do.
+type Bytes = Box<[u8]>;
 
 impl Reach {
     pub fn new(scene: &Scene) -> Result<Self> {

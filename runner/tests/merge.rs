@@ -1,0 +1,189 @@
+//! Write modes by key, end to end: what the model has is what the table has.
+
+use std::collections::BTreeMap;
+
+use ingest_core::{Mode, WriteMode};
+use ingest_runner::config::{Deletes, OnMatch, StreamOptions};
+use ingest_runner::run::RunOptions;
+use ingest_testkit::source::{Model, ModelConfig, Reading};
+
+use crate::lake::World;
+
+fn keyed(mode: Mode, write: WriteMode) -> StreamOptions {
+    StreamOptions { mode: Some(mode), write: Some(write), ..StreamOptions::default() }
+}
+
+fn world(rows: u64, options: StreamOptions) -> World {
+    World::new(Model::new(ModelConfig { rows, ..ModelConfig::default() })).with(options)
+}
+
+/// One current version at most, and none that overlap or end before they begin.
+pub fn spans_are_whole(spans: &BTreeMap<i64, Vec<(i64, Option<i64>)>>, context: &str) {
+    for (id, spans) in spans {
+        for pair in spans.windows(2) {
+            assert!(pair[0].1.is_some_and(|end| end <= pair[1].0), "{context}: versions of {id} overlap: {spans:?}");
+        }
+        assert!(spans.iter().all(|(from, to)| to.is_none_or(|to| to > *from)), "{context}: {id} has an empty version");
+    }
+}
+
+async fn good(world: &World, name: &str) -> ingest_runner::events::StreamReport {
+    let report = world.run(name, &RunOptions::default()).await;
+    assert_eq!(report.exit_code, 0, "{report:#?}");
+    report.streams[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merge_of_a_change_feed_equals_the_source_after_every_run() {
+    let world = world(500, keyed(Mode::Cdc, WriteMode::Merge));
+    for step in 0..8 {
+        let report = good(&world, &format!("run-{step}")).await;
+        assert_eq!(world.versions(0).await, world.true_versions(0), "step {step}");
+        assert_eq!(report.merge.is_some(), true);
+        let ids = world.model.insert(0, 20);
+        world.model.update(0, &[1, 2, ids[0], ids[1], ids[1]]);
+        world.model.delete(0, &[step, 100 + step, ids[2]]);
+        world.model.update(0, &[3]);
+    }
+    let report = good(&world, "last").await;
+    let merge = report.merge.expect("figures");
+    assert!(merge.files_touched > 0 && merge.rows_rewritten > 0 && merge.bytes_per_changed_row.is_some(), "{report:?}");
+    assert_eq!(world.versions(0).await, world.true_versions(0));
+    assert_eq!(good(&world, "quiet").await.commit_version, None, "nothing new, no commit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merge_by_a_cursor_replaces_rows_that_were_updated() {
+    let world = world(300, keyed(Mode::Incremental, WriteMode::Merge));
+    good(&world, "one").await;
+    world.model.update(0, &[0, 5, 299]);
+    world.model.insert(0, 7);
+    let report = good(&world, "two").await;
+    assert_eq!((report.rows_read, report.rows_written), (10, 10));
+    assert_eq!(world.versions(0).await, world.true_versions(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_read_deletes_what_is_gone_unless_told_to_ignore_it() {
+    for reading in [Reading::Windows, Reading::Snapshot] {
+        for (deletes, gone) in [(None, true), (Some(Deletes::Sweep), true), (Some(Deletes::Ignore), false)] {
+            let model = Model::new(ModelConfig { rows: 300, reading, ..ModelConfig::default() });
+            let options = StreamOptions { deletes, ..keyed(Mode::Full, WriteMode::Merge) };
+            let world = World::new(model).with(options);
+            good(&world, "one").await;
+            world.model.delete(0, &[3, 4, 299]);
+            world.model.update(0, &[7]);
+            good(&world, "two").await;
+            let found = world.ids(0).await.contains(&3);
+            assert_eq!(found, !gone, "{deletes:?}");
+            if gone {
+                assert_eq!(world.versions(0).await, world.true_versions(0));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_rows_stay_marked_with_soft_delete_and_come_back() {
+    for mode in [Mode::Cdc, Mode::Full] {
+        let options = StreamOptions { soft_delete: Some(true), ..keyed(mode, WriteMode::Merge) };
+        let world = world(100, options);
+        good(&world, "one").await;
+        world.model.delete(0, &[10, 20]);
+        good(&world, "two").await;
+        assert_eq!(world.ids(0).await.len(), 100, "nothing is gone");
+        assert_eq!(world.versions(0).await, world.true_versions(0));
+        good(&world, "three").await;
+        assert_eq!(world.versions(0).await, world.true_versions(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_there_stay_with_on_match_keep() {
+    let options = StreamOptions { on_match: Some(OnMatch::Keep), ..keyed(Mode::Incremental, WriteMode::Merge) };
+    let world = world(100, options);
+    good(&world, "one").await;
+    let before = world.versions(0).await;
+    world.model.update(0, &[1, 2]);
+    let ids = world.model.insert(0, 3);
+    assert_eq!(good(&world, "two").await.rows_written, 3);
+    let expected: Vec<_> = before.into_iter().chain(ids.into_iter().map(|id| (id, 0))).collect();
+    assert_eq!(world.versions(0).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_follow_a_change_feed_without_a_gap() {
+    let world = world(200, keyed(Mode::Cdc, WriteMode::Scd2));
+    good(&world, "one").await;
+    for step in 0..6 {
+        world.model.update(0, &[1, 2, 3]);
+        world.model.delete(0, &[50 + step]);
+        world.model.insert(0, 5);
+        good(&world, &format!("run-{step}")).await;
+        assert_eq!(world.versions(0).await, world.true_versions(0), "step {step}");
+        let spans = world.spans(0).await;
+        spans_are_whole(&spans, "feed");
+        assert_eq!(spans[&1].len(), usize::try_from(step).unwrap() + 2);
+        assert!(spans[&1].windows(2).all(|pair| pair[0].1 == Some(pair[1].0)), "{:?}", spans[&1]);
+        assert!(spans[&50].last().unwrap().1.is_some(), "a deleted row has ended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_of_complete_reads_close_what_is_gone_and_leave_equal_rows_alone() {
+    let world = world(200, keyed(Mode::Full, WriteMode::Scd2));
+    good(&world, "one").await;
+    world.model.update(0, &[1]);
+    world.model.delete(0, &[2]);
+    let report = good(&world, "two").await;
+    assert_eq!(report.rows_written, 3, "one version ended and one began, one was closed");
+    assert_eq!(world.versions(0).await, world.true_versions(0));
+    let report = good(&world, "three").await;
+    assert_eq!(report.rows_written, 0, "equal rows change nothing");
+    spans_are_whole(&world.spans(0).await, "full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_refresh_of_a_merged_table_replaces_it() {
+    let world = world(200, keyed(Mode::Incremental, WriteMode::Merge));
+    good(&world, "one").await;
+    world.model.delete(0, &[1, 2]);
+    let report = world.run("two", &RunOptions { full_refresh: true, ..RunOptions::default() }).await;
+    assert_eq!(report.exit_code, 0, "{report:#?}");
+    assert_eq!(world.versions(0).await, world.true_versions(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_do_not_go_together_are_refused() {
+    let append = keyed(Mode::Incremental, WriteMode::Append);
+    let merge = keyed(Mode::Incremental, WriteMode::Merge);
+    let cases = [
+        (StreamOptions { soft_delete: Some(true), ..append.clone() }, "soft_delete"),
+        (StreamOptions { deletes: Some(Deletes::Ignore), ..append }, "deletes"),
+        (StreamOptions { deletes: Some(Deletes::Sweep), ..merge.clone() }, "swept"),
+        (StreamOptions { track: Some(vec!["version".into()]), ..merge.clone() }, "track"),
+        (StreamOptions { key: Some(vec!["idd".into()]), ..merge.clone() }, "idd"),
+        (StreamOptions { key: Some(vec![]), ..merge }, "key"),
+    ];
+    for (options, word) in cases {
+        let world = world(10, options);
+        let report = world.run("one", &RunOptions::default()).await;
+        assert_eq!(report.exit_code, 2, "{word}: {report:#?}");
+        let error = report.streams[0].error.as_ref().expect("an error");
+        assert!(error.message.contains(word), "{word}: {error:?}");
+        assert!(error.hint.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_a_key_go_to_quarantine() {
+    // One row in eight has no amount.
+    let options = StreamOptions { key: Some(vec!["amount".into()]), ..keyed(Mode::Incremental, WriteMode::Merge) };
+    let world = world(400, options);
+    let report = good(&world, "one").await;
+    assert!(report.rows_quarantined > 0, "{report:?}");
+    assert_eq!(report.rows_written + report.rows_quarantined, 400);
+    let table = world.lake().format.open("quarantine/shop/shop_stream_0").await.unwrap().expect("a quarantine");
+    let rows: usize = table.read(usize::MAX).await.unwrap().iter().map(arrow_array::RecordBatch::num_rows).sum();
+    assert_eq!(rows as u64, report.rows_quarantined);
+}
