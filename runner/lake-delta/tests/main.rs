@@ -5,8 +5,10 @@
 mod append;
 mod evolution;
 mod faults;
+mod history;
 mod maintenance;
 mod merge;
+mod merge_races;
 mod readers;
 mod removal;
 mod stores;
