@@ -39,7 +39,7 @@ async fn merge_of_a_change_feed_equals_the_source_after_every_run() {
     for step in 0..8 {
         let report = good(&world, &format!("run-{step}")).await;
         assert_eq!(world.versions(0).await, world.true_versions(0), "step {step}");
-        assert_eq!(report.merge.is_some(), true);
+        assert!(report.merge.is_some());
         let ids = world.model.insert(0, 20);
         world.model.update(0, &[1, 2, ids[0], ids[1], ids[1]]);
         world.model.delete(0, &[step, 100 + step, ids[2]]);

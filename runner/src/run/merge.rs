@@ -145,7 +145,7 @@ impl Keyed {
     pub fn row_schema(&self, table: &SchemaRef) -> Result<SchemaRef> {
         let has = |name: &&str| table.column_with_name(name).is_some();
         let history = [columns::EFFECTIVE, columns::EXPIRY, columns::CURRENT];
-        if matches!(self.manner, Manner::History { .. }) && !history.iter().all(|name| has(name)) {
+        if matches!(self.manner, Manner::History { .. }) && !history.iter().all(has) {
             return Err(Error::config("the table has no versions: it was made by another write mode").hint(
                 "load the stream into another lake, or reset it and remove its table: a history cannot be made up",
             ));
