@@ -4,7 +4,8 @@
 //! ```yaml
 //! # The program to test against, started in this folder; see `ingest_conformance::server`. Left out: none is needed.
 //! server: [cargo, run, --quiet, --example, sample_server]
-//! # A configuration that works. ${server} is the server's address, ${NAME} a variable of the environment.
+//! # A configuration that works. ${server} is the server's address (a port alone is a number), ${NAME} a variable of the
+//! # environment.
 //! config: {endpoint: "${server}", api_key: sample-key-7d1f}
 //! # Only these streams, names or globs. Left out: all.
 //! streams: [customers, orders]
@@ -101,20 +102,6 @@ pub struct Filter {
     pub rows: usize,
 }
 
-/// The kinds that a refusal may have.
-const KINDS: [ErrorKind; 10] = [
-    ErrorKind::ConfigInvalid,
-    ErrorKind::Unauthenticated,
-    ErrorKind::PermissionDenied,
-    ErrorKind::NotFound,
-    ErrorKind::Timeout,
-    ErrorKind::Unavailable,
-    ErrorKind::DataInvalid,
-    ErrorKind::Unsupported,
-    ErrorKind::RateLimited,
-    ErrorKind::QuotaExhausted,
-];
-
 impl File {
     /// Reads a file.
     ///
@@ -164,8 +151,8 @@ impl File {
         let mut subject = Subject::of(factory, filled(&self.config)?);
         subject.selection.select.clone_from(&self.streams);
         for refused in &self.refused {
-            let kind = KINDS.into_iter().find(|kind| kind.name() == refused.kind).ok_or_else(|| {
-                let known: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+            let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == refused.kind).ok_or_else(|| {
+                let known: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
                 Error::config(format!("{:?} is no kind of a refusal", refused.kind)).hint(known.join(", "))
             })?;
             subject = subject.refused(&refused.what, filled(&refused.config)?, kind);
@@ -237,6 +224,11 @@ fn rows(mut answer: Json) -> Result<CanonicalRows, String> {
 /// A configuration with a value for each `${…}`.
 fn filled(config: &Json, server: Option<&str>) -> Result<Json> {
     Ok(match config {
+        // A port is a number.
+        Json::String(text) if text == "${server}" => {
+            let address = fill(text, server)?;
+            address.parse::<u16>().map_or_else(|_| Json::String(address), Json::from)
+        }
         Json::String(text) => fill(text, server)?.into(),
         Json::Array(list) => Json::Array(list.iter().map(|inner| filled(inner, server)).collect::<Result<_>>()?),
         Json::Object(map) => Json::Object(

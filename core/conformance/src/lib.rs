@@ -230,13 +230,10 @@ impl Subject {
         self
     }
 
-    /// Kills the process of a connector that runs in one of its own (F02).
+    /// Kills the process of a connector that runs in one of its own, or says why it cannot (F02).
     #[must_use]
-    pub fn kill<F>(mut self, kill: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.kill = Some(hook(kill));
+    pub fn kill(mut self, kill: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.kill = Some(Arc::new(move || std::future::ready(kill()).boxed()));
         self
     }
 

@@ -124,7 +124,7 @@ impl RawOut for Collected {
             if self.overflowed() {
                 return Err(Error::cancelled());
             }
-            let bytes = batch.get_array_memory_size();
+            let bytes = ingest_core::memory_of(batch);
             self.bytes += bytes;
             if batch.num_rows() > 1 {
                 self.largest_batch = self.largest_batch.max(bytes);

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`azurite`] | an Azure Blob server |
+//! | [`cassette`] | records an HTTP API once and plays it back for ever |
 //! | [`certificates`] | certificates for servers of tests |
 //! | [`conformance`] | the suite that every connector passes |
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
@@ -21,6 +22,7 @@
 //! | [`stripe`] | a stand-in for Stripe |
 
 pub mod azurite;
+pub mod cassette;
 pub mod certificates;
 mod exchange;
 pub mod gcs;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cassette;
 mod conformance;
 mod model;
 mod object_stores;
