@@ -13,3 +13,8 @@ pub mod session;
 pub mod state;
 
 pub use cli::cli;
+
+/// The programs of the documentation compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-connector.md")]
+mod write_a_connector {}

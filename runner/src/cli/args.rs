@@ -194,9 +194,24 @@ SIGINT or SIGTERM stops within 10 seconds with all commits whole (exit 130); a s
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    New(Rest),
+    /// Start a connector of your own: a crate that compiles and passes the conformance suite
+    #[command(after_help = "Examples:
+  ingest new connector acme
+  ingest new connector acme --kind database
+  ingest new connector acme --path ~/src/ingest   with the crates of a checkout
+
+The crate reads a sample that comes with it. docs/write-a-connector.md goes on from there.")]
+    New(NewArgs),
+    /// Try what the contract of a connector promises
+    #[command(after_help = "Examples:
+  ingest connector test                          the crate in this folder
+  ingest connector test ./acme --only I02
+  ingest connector test stripe --source stripe   a connector that is built in, on a source of ingest.yaml
+  ingest connector test ./ingest-connector-acme --conformance acme/conformance.yaml --junit report.xml
+
+Every failure is shown with what was sent, what came, and what the contract says. Exit codes: 0 all hold,
+5 one does not, 2 the connector cannot be built, started or configured.")]
+    Connector(ConnectorArgs),
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Query(Rest),
@@ -218,9 +233,87 @@ SIGINT or SIGTERM stops within 10 seconds with all commits whole (exit 130); a s
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Source(Rest),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Connector(Rest),
+}
+
+/// `new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// What to start.
+    #[command(subcommand)]
+    pub verb: NewVerb,
+}
+
+/// What to start.
+#[derive(Debug, Subcommand)]
+pub enum NewVerb {
+    /// A connector: writes the folder NAME
+    Connector(NewConnectorArgs),
+}
+
+/// `new connector`.
+#[derive(Debug, Args)]
+pub struct NewConnectorArgs {
+    /// Its name: a-z, 0-9 and _
+    pub name: String,
+    /// What it reads
+    #[arg(long, env = "INGEST_KIND", value_name = "KIND", default_value = "rest", hide_env = true)]
+    pub kind: Kind,
+    /// Take the crates of ingest from this checkout, not from a registry
+    #[arg(long, env = "INGEST_CHECKOUT", value_name = "CHECKOUT", hide_env = true)]
+    pub path: Option<PathBuf>,
+}
+
+/// What a new connector reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Lists of an HTTP API, page by page.
+    Rest,
+    /// Tables of a database, in ranges of their keys.
+    Database,
+    /// Files of a format of their own, in a folder.
+    Files,
+}
+
+/// `connector`.
+#[derive(Debug, Args)]
+pub struct ConnectorArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ConnectorVerb,
+}
+
+/// What to do with a connector.
+#[derive(Debug, Subcommand)]
+pub enum ConnectorVerb {
+    /// Run the conformance suite against it
+    Test(ConnectorTestArgs),
+}
+
+/// `connector test`.
+#[derive(Debug, Args)]
+pub struct ConnectorTestArgs {
+    /// A connector that is built in or on PATH, the folder of a crate, or an executable; left out, the crate here
+    #[arg(value_name = "NAME|PATH")]
+    pub connector: Option<PathBuf>,
+    /// Try it on this source of ingest.yaml, which is only read
+    #[arg(
+        long,
+        short = 'S',
+        env = "INGEST_SOURCE",
+        value_name = "NAME",
+        hide_env = true,
+        conflicts_with = "conformance"
+    )]
+    pub source: Option<String>,
+    /// What it is tested with; left out, conformance.yaml in the crate, beside the executable, or here
+    #[arg(long, env = "INGEST_CONFORMANCE", value_name = "FILE", hide_env = true)]
+    pub conformance: Option<PathBuf>,
+    /// Only these checks, for finding a fault
+    #[arg(long, env = "INGEST_ONLY", value_name = "ID", value_delimiter = ',', hide_env = true)]
+    pub only: Vec<String>,
+    /// Write the report as JUnit XML too
+    #[arg(long, env = "INGEST_JUNIT", value_name = "FILE", hide_env = true)]
+    pub junit: Option<PathBuf>,
 }
 
 /// Whatever follows a verb that is not built in yet.
@@ -517,7 +610,11 @@ mod tests {
                 let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
                     continue;
                 };
-                let name = format!("INGEST_{}", long.to_uppercase().replace('-', "_"));
+                // What `--path` of `new connector` is about is said by its variable.
+                let name = match (command.get_name(), long) {
+                    ("connector", "path") => "INGEST_CHECKOUT".to_owned(),
+                    _ => format!("INGEST_{}", long.to_uppercase().replace('-', "_")),
+                };
                 assert_eq!(argument.get_env().and_then(|e| e.to_str()), Some(name.as_str()), "{}", command.get_name());
             }
             command.get_subcommands().for_each(visit);

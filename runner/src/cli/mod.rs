@@ -5,11 +5,13 @@
 
 mod args;
 mod config;
+mod connector;
 mod connectors;
 mod init;
 mod inspect;
 mod logging;
 mod maintain;
+mod new;
 mod output;
 mod plan;
 mod preview;
@@ -136,7 +138,8 @@ impl App {
                 print(&String::from_utf8_lossy(&script))?;
                 Ok(0)
             }
-            Verb::New(_) => refused::verb("new"),
+            Verb::New(args) => new::run(&args.verb),
+            Verb::Connector(args) => self.block_on(|_| connector::run(self, &args.verb)),
             Verb::Query(_) => refused::verb("query"),
             Verb::Serve(_) => refused::verb("serve"),
             Verb::Verify(_) => refused::verb("verify"),
@@ -144,7 +147,6 @@ impl App {
             Verb::Forget(_) => refused::verb("forget"),
             Verb::Reveal(_) => refused::verb("reveal"),
             Verb::Source(_) => refused::verb("source"),
-            Verb::Connector(_) => refused::verb("connector"),
         }
     }
 

@@ -5,6 +5,7 @@ mod configuration;
 mod documentation;
 mod example;
 mod init;
+mod scaffold;
 mod usage;
 mod verbs;
 

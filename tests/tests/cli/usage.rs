@@ -17,6 +17,8 @@ fn help_lists_what_works_and_nothing_else() {
         "run",
         "state",
         "runs",
+        "new",
+        "connector",
         "show",
         "schema",
         "maintain",
@@ -27,7 +29,7 @@ fn help_lists_what_works_and_nothing_else() {
         let own = project.good(&[verb, "--help"]);
         assert!(own.stdout.contains("Examples:") && own.stdout.contains("--config"), "{verb}:\n{}", own.stdout);
     }
-    for verb in ["new", "query", "serve", "verify", "quarantine", "forget", "reveal", "source", "connector"] {
+    for verb in ["query", "serve", "verify", "quarantine", "forget", "reveal", "source"] {
         assert!(!help.stdout.contains(&format!("\n  {verb} ")), "{verb} is shown");
     }
     assert!(!project.good(&["run", "--help"]).stdout.contains("--follow"));
@@ -38,7 +40,6 @@ fn help_lists_what_works_and_nothing_else() {
 fn what_is_not_built_in_is_refused_with_2() {
     let project = Project::shop();
     for line in [
-        "new connector acme",
         "query SELECT",
         "serve",
         "verify --source files",
@@ -46,7 +47,6 @@ fn what_is_not_built_in_is_refused_with_2() {
         "forget --anything x",
         "reveal",
         "source setup --source files --dry-run",
-        "connector test acme",
         "run --source files --follow",
         "run --source files --plan plan.json --slice 3",
         "plan --source files -o plan.json",
