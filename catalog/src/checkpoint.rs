@@ -53,6 +53,10 @@ pub struct Checkpoint {
     /// in between leaves them to the next one, which finds them here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<DataFile>,
+    /// Files of the quarantine table that go: their records came into the table with this commit (`quarantine replay`), or
+    /// stand in `quarantine` again. As with those, a run that died in between leaves it to the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<DataFile>,
     /// The rows come from `run --limit`, or a plan that replaces them has begun: whatever is read next replaces them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub limited: bool,
@@ -100,6 +104,7 @@ impl Checkpoint {
             plan: None,
             staged: Vec::new(),
             quarantine: Vec::new(),
+            released: Vec::new(),
             limited: false,
             intervals: false,
             rows: 0,

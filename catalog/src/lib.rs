@@ -28,4 +28,4 @@ pub use lease::{Holder, Lease};
 pub use plan::{PlanDocument, PlannedStream, plan_path};
 pub use ranges::Ranges;
 pub use run::{RunDocument, RunStream, list_runs, run_path};
-pub use stream::{ColumnDocument, StreamDocument, latest_stream, record_stream};
+pub use stream::{CURSOR, ColumnDocument, MASK_KEY, StreamDocument, latest_stream, record_stream};

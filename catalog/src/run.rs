@@ -52,6 +52,9 @@ pub struct RunStream {
     pub commit_version: Option<u64>,
     /// Wall time.
     pub duration_ms: u64,
+    /// What checks have found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Json>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Json>,

@@ -1,11 +1,17 @@
 //! Schema history: one document per change of a stream's schema.
 
 use arrow_schema::{Schema, SchemaRef};
-use ingest_core::{CLASS, Result, StreamName};
+use ingest_core::{CLASS, MASK, Result, StreamName};
 use serde::{Deserialize, Serialize};
 
 use crate::documents::numbered;
 use crate::{Created, Documents, FORMAT};
+
+/// Key of the schema metadata with the fingerprint of the key that masks depend on.
+pub const MASK_KEY: &str = "ingest.mask_key";
+
+/// Key of the schema metadata with the cursor column.
+pub const CURSOR: &str = "ingest.cursor";
 
 /// A stream as it was seen from some run on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +32,12 @@ pub struct StreamDocument {
     pub columns: Vec<ColumnDocument>,
     /// The key.
     pub key: Vec<String>,
+    /// The cursor column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Fingerprint of the mask key, where hashes or tokens are made with one; `none` = hashes without a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_key: Option<String>,
     /// What changed against the document before, for people.
     #[serde(default)]
     pub changes: Vec<String>,
@@ -44,6 +56,9 @@ pub struct ColumnDocument {
     /// Its data class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    /// How it is masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 impl ColumnDocument {
@@ -57,6 +72,7 @@ impl ColumnDocument {
                 data_type: field.data_type().to_string(),
                 nullable: field.is_nullable(),
                 class: field.metadata().get(CLASS).cloned(),
+                mask: field.metadata().get(MASK).cloned(),
             })
             .collect()
     }
@@ -69,7 +85,8 @@ pub async fn latest_stream(documents: &Documents, source: &str, folder: &str) ->
     documents.get(&format!("{root}/{newest}.json")).await
 }
 
-/// Records the schema of a stream if it differs from the newest document; answers what changed.
+/// Records the schema of a stream if it differs from the newest document; answers what changed. Mask key and cursor are
+/// taken from the metadata of the schema.
 pub async fn record_stream(
     documents: &Documents,
     source: &str,
@@ -84,7 +101,12 @@ pub async fn record_stream(
         let newest = latest_stream(documents, source, &folder).await?;
         let columns = ColumnDocument::of(schema);
         let changes = newest.as_ref().map_or_else(Vec::new, |old| changes(&old.columns, &columns));
-        if newest.as_ref().is_some_and(|old| old.columns == columns && old.key == key) {
+        let said = |what: &str| schema.metadata().get(what).cloned();
+        let (cursor, mask_key) = (said(CURSOR), said(MASK_KEY));
+        let same = |old: &StreamDocument| {
+            old.columns == columns && old.key == key && old.cursor == cursor && old.mask_key == mask_key
+        };
+        if newest.as_ref().is_some_and(same) {
             return Ok(Vec::new());
         }
         let document = StreamDocument {
@@ -96,6 +118,8 @@ pub async fn record_stream(
             seen_at: now,
             columns,
             key: key.to_vec(),
+            cursor,
+            mask_key,
             changes: changes.clone(),
         };
         let path = numbered(&format!("_ingest/streams/{source}/{folder}"), document.k);
@@ -113,6 +137,14 @@ fn changes(old: &[ColumnDocument], new: &[ColumnDocument]) -> Vec<String> {
             None => found.push(format!("column {} added as {}", column.name, column.data_type)),
             Some(o) if o.data_type != column.data_type => {
                 found.push(format!("column {} changed from {} to {}", column.name, o.data_type, column.data_type));
+            }
+            Some(o) if o.mask != column.mask => {
+                let mask = |mask: &Option<String>| mask.clone().unwrap_or_else(|| "none".to_owned());
+                let (before, now) = (mask(&o.mask), mask(&column.mask));
+                found.push(format!(
+                    "the mask of column {} changed from {before} to {now}; rows that are there stay",
+                    column.name
+                ));
             }
             Some(_) => {}
         }

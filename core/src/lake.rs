@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,13 @@ pub trait Table: Send + Sync {
 
     /// Reads the first `limit` rows, newest files first, for `ingest show` and `preview`.
     async fn read(&self, limit: usize) -> Result<Vec<RecordBatch>>;
+
+    /// Gives the values of one column of all rows, batch by batch; at most one row group is held.
+    async fn values(&self, column: &str, take: &mut (dyn FnMut(ArrayRef) -> Result<()> + Send)) -> Result<()> {
+        let _ = take;
+        Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot read a column by itself")
+            .with("column", column))
+    }
 
     /// Keeps the table healthy: compaction, log checkpoints, removal of dead files.
     async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained>;

@@ -45,7 +45,7 @@ pub use position::{Cursor, Seq, SliceId, Stored};
 pub use secret::Secret;
 pub use source::{Builtin, Factory, Source};
 pub use stream::{
-    CLASS, CursorColumn, Estimate, Mode, Problem, Safety, Selected, Selection, Severity, Stream, WriteMode,
+    CLASS, CursorColumn, Estimate, MASK, Mode, Problem, Safety, Selected, Selection, Severity, Stream, WriteMode,
     glob_matches,
 };
 

@@ -73,6 +73,9 @@ pub struct Stream {
 /// Key of the field metadata that names the data class of a column: `pii`, `sensitive` or `restricted`.
 pub const CLASS: &str = "ingest.class";
 
+/// Key of the field metadata that says how the runner masks a column: `hash`, `partial: 4`. Connectors never set it.
+pub const MASK: &str = "ingest.mask";
+
 /// A column by which a stream can be read incrementally.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorColumn {

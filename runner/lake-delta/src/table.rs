@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -199,6 +199,27 @@ impl Table for DeltaTable {
             }
         }
         Ok(batches)
+    }
+
+    async fn values(&self, column: &str, take: &mut (dyn FnMut(ArrayRef) -> Result<()> + Send)) -> Result<()> {
+        let state = &self.snapshot.state;
+        check_readable(&state.protocol, &state.metadata).map_err(|e| e.with("table", &self.log.folder))?;
+        let field = self.snapshot.schema.field_with_name(column)?.clone();
+        let schema = Arc::new(Schema::new(vec![field]));
+        let adds: Vec<_> = {
+            let mut live = self.live.lock().await;
+            if live.is_none() {
+                *live = Some(self.log.files(self.snapshot.version()).await?.live);
+            }
+            live.iter().flat_map(|l| l.values()).cloned().collect()
+        };
+        for add in adds {
+            let mut rows = scan(&self.log, &add, &schema, self.snapshot.partition_by()).await?;
+            while let Some(batch) = rows.try_next().await? {
+                take(Arc::clone(batch.column(0)))?;
+            }
+        }
+        Ok(())
     }
 
     async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained> {
