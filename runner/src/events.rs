@@ -3,6 +3,8 @@
 use ingest_core::Error;
 use serde::Serialize;
 
+use crate::policy::CheckReport;
+
 /// Takes events. Called from many tasks; it must be quick.
 pub trait Observer: Send + Sync {
     /// Something happened.
@@ -124,6 +126,9 @@ pub struct StreamReport {
     pub duration_ms: u64,
     /// Something was left for the next run.
     pub partial: bool,
+    /// What checks have found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckReport>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ingest_catalog::{Checkpoint, Lease, PlanDocument, latest_stream};
+use ingest_catalog::{Checkpoint, Documents, Lease, PlanDocument, latest_stream};
 use ingest_core::lake::{DataFile, Removal};
 use ingest_core::{Error, ErrorKind, Json, Result, StreamName, glob_matches};
 use object_store::ObjectStoreExt;
@@ -31,6 +31,36 @@ pub async fn streams(author: &Author, glob: Option<&str>) -> Result<Vec<StreamNa
         return Err(Error::config(what).with("source", &author.source).hint("`ingest discover` lists what it offers"));
     }
     Ok(found)
+}
+
+/// Hides the values in positions of a stream that is read by masked columns: positions hold values of key and cursor.
+///
+/// # Errors
+/// Whatever the lake says.
+pub async fn mask_positions(documents: &Documents, checkpoint: &mut Checkpoint) -> Result<()> {
+    let folder = StreamName::new(checkpoint.stream.as_str()).table();
+    let Some(document) = latest_stream(documents, &checkpoint.source, &folder).await? else { return Ok(()) };
+    let masked = |name: &String| document.columns.iter().any(|column| column.name == *name && column.mask.is_some());
+    if !document.key.iter().chain(&document.cursor).any(masked) {
+        return Ok(());
+    }
+    let open = checkpoint.plan.iter_mut().flat_map(|plan| plan.open.values_mut());
+    for stored in checkpoint.positions.values_mut().chain(open) {
+        hide(&mut stored.at);
+        if let Some(seq) = &mut stored.seq {
+            *seq = ingest_core::Seq::new("***");
+        }
+    }
+    Ok(())
+}
+
+fn hide(value: &mut Json) {
+    match value {
+        Json::Array(items) => items.iter_mut().for_each(hide),
+        Json::Object(object) => object.values_mut().for_each(hide),
+        Json::Null | Json::Bool(_) => {}
+        leaf => *leaf = "***".into(),
+    }
 }
 
 /// The committed checkpoint of a stream, with positions as a run would take them (feeds' claims included).

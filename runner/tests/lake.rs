@@ -12,7 +12,7 @@ use ingest_core::config::Span;
 use ingest_core::{CancellationToken, Clock, Json, columns};
 use ingest_lake_delta::DeltaFormat;
 use ingest_runner::commit::Author;
-use ingest_runner::config::{Config, LakeConfig, SourceConfig, StreamOptions};
+use ingest_runner::config::{Common, Config, LakeConfig, SourceConfig, StreamOptions};
 use ingest_runner::events::{RunReport, Silent};
 use ingest_runner::registry::Registry;
 use ingest_runner::run::{RunOptions, run};
@@ -28,6 +28,8 @@ pub struct World {
     pub streams: Vec<(String, StreamOptions)>,
     pub memory: u64,
     pub commit_interval: Duration,
+    /// Policies, the mask key.
+    pub common: Common,
     /// The clock of runs; the system's where there is none.
     pub skew: Option<Arc<dyn Clock>>,
 }
@@ -39,7 +41,15 @@ impl World {
 
     pub fn over(model: Model, store: Arc<dyn ObjectStore>) -> Self {
         let commit_interval = Duration::from_secs(60);
-        Self { model, store, streams: Vec::new(), memory: 64 << 20, commit_interval, skew: None }
+        Self {
+            model,
+            store,
+            streams: Vec::new(),
+            memory: 64 << 20,
+            commit_interval,
+            common: Common::default(),
+            skew: None,
+        }
     }
 
     /// Every stream is read with these options.
@@ -79,11 +89,13 @@ impl World {
             streams: self.streams.clone(),
             defaults: StreamOptions::default(),
             schedule: None,
+            common: self.common.clone(),
         };
         let config = Config {
             lake: LakeConfig::default(),
             memory: ingest_core::config::ByteSize(self.memory),
             sources: BTreeMap::from([("shop".to_owned(), source)]),
+            common: self.common.clone(),
             file: None,
         };
         let registry = Registry::empty().with::<ModelConnector>();

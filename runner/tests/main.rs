@@ -6,3 +6,4 @@ mod invariants;
 mod lake;
 mod merge;
 mod pipeline;
+mod policy;

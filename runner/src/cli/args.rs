@@ -130,8 +130,9 @@ Every problem comes with its remedy. The exit code is the one that a run would e
     /// Show the streams of a source: columns, keys, cursors, modes
     #[command(after_help = "Examples:
   ingest discover --source shop_db
-  ingest discover --source shop_db --select 'public.*' --json")]
-    Discover(SourceArgs),
+  ingest discover --source shop_db --select 'public.*' --json
+  ingest discover --source shop_db --sample        what do values look like?")]
+    Discover(DiscoverArgs),
     /// Show the first rows of a stream; writes nothing
     #[command(after_help = "Examples:
   ingest preview --source files --stream orders
@@ -221,15 +222,20 @@ Every failure is shown with what was sent, what came, and what the contract says
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Verify(Rest),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Quarantine(Rest),
+    /// Show records that are in quarantine, or put them into their tables after a repair
+    #[command(after_help = "Examples:
+  ingest quarantine show --source shop_db
+  ingest quarantine show --source shop_db --stream public.customers --json
+  ingest quarantine replay --source shop_db        rows that pass the checks as they are now go to their tables")]
+    Quarantine(QuarantineArgs),
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Forget(Rest),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Reveal(Rest),
+    /// Print the values of tokens (columns with `mask: token`); needs the mask key
+    #[command(after_help = "Examples:
+  ingest reveal tok1_…
+  ingest show shop_db.customers --json | jq -r '.[].email' | ingest reveal -")]
+    Reveal(RevealArgs),
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Source(Rest),
@@ -361,6 +367,18 @@ impl SourceArgs {
     pub fn selection(&self) -> Selection {
         Selection { select: self.select.clone(), exclude: self.exclude.clone() }
     }
+}
+
+/// `discover`.
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// Which source and streams.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Read so many rows of each stream and say which columns look personal; no value is shown
+    #[arg(long, env = "INGEST_SAMPLE", value_name = "N", num_args = 0..=1, default_missing_value = "200", hide_env = true,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub sample: Option<u32>,
 }
 
 /// `preview`.
@@ -498,6 +516,45 @@ pub struct StateOf {
     /// One stream; left out, all that have a table
     #[arg(long, env = "INGEST_STREAM", value_name = "NAME", hide_env = true)]
     pub stream: Option<String>,
+}
+
+/// `quarantine`.
+#[derive(Debug, Args)]
+pub struct QuarantineArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: QuarantineVerb,
+}
+
+/// What to do with a quarantine.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineVerb {
+    /// Print records, the newest first
+    Show {
+        /// Whose.
+        #[command(flatten)]
+        of: StateOf,
+        /// How many of each stream
+        #[arg(long, env = "INGEST_LIMIT", value_name = "N", default_value_t = 20, hide_env = true)]
+        limit: usize,
+    },
+    /// Put the rows that pass the checks as they are now into their tables
+    Replay {
+        /// Whose.
+        #[command(flatten)]
+        of: StateOf,
+        /// Also rows that a check on a masked column holds back: their values can no longer be checked
+        #[arg(long, env = "INGEST_FORCE", hide_env = true)]
+        force: bool,
+    },
+}
+
+/// `reveal`.
+#[derive(Debug, Args)]
+pub struct RevealArgs {
+    /// The tokens; `-` = one a line from standard input
+    #[arg(required = true, value_name = "TOKEN")]
+    pub tokens: Vec<String>,
 }
 
 /// `runs`.

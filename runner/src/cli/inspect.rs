@@ -1,17 +1,19 @@
 //! `ingest check` and `ingest discover`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ingest_catalog::ColumnDocument;
-use ingest_core::{CancellationToken, Error, Json, Problem, Result, Selection, Severity, Stream};
+use ingest_core::{CLASS, CancellationToken, Error, Json, Problem, Result, Selection, Severity, Stream};
 use ingest_lake_delta::DeltaFormat;
 use serde_json::json;
 
 use super::App;
-use super::args::SourceArgs;
-use super::output::{Outcome, print, print_json, safe, worst};
+use super::args::{DiscoverArgs, SourceArgs};
+use super::output::{Outcome, note, print, print_json, safe, worst};
 use super::table::{Table, bytes, count, maybe};
-use crate::config::Config;
+use crate::config::{Common, Config, SourceConfig, StreamOptions};
+use crate::policy::{Guess, Policy, guess_by_name, guess_by_values};
 use crate::run;
 use crate::session::{Lake, Session};
 
@@ -76,11 +78,45 @@ async fn check_streams(
 ) -> Result<()> {
     let streams = run::discover(session, selection).await?;
     for (name, target) in run::targets(&session.config, &session.spec, streams, &args.selection())? {
-        if let Err(error) = target {
+        let result = match target {
+            Ok(target) => {
+                problems.extend(of_masks(&target));
+                let replaces = target.write == ingest_core::WriteMode::Replace;
+                target.values.guard(&session.lake.documents, &session.config, replaces).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
             problems.push(Problem::from_error(Some(name), &error));
         }
     }
     Ok(())
+}
+
+/// What a person should know of the masks of a stream.
+fn of_masks(target: &run::Target) -> Vec<Problem> {
+    let warning = |what: String, remedy: &str| Problem {
+        severity: Severity::Warning,
+        stream: Some(target.stream.name.clone()),
+        what,
+        remedy: remedy.to_owned(),
+        exit_code: 0,
+    };
+    let mut problems = Vec::new();
+    let key = target.values.key();
+    if target.values.is_keyed() && !key.is_given() {
+        let what = "the mask `hash` without `mask_key` is plain SHA-256: values that can be guessed, as e-mails and phone \
+            numbers, can be found by trying";
+        problems.push(warning(what.to_owned(), "write `mask_key: ${MASK_KEY}` at the top, before the first load"));
+    }
+    if target.values.is_keyed() && key.is_short() {
+        let what = "`mask_key` is so short that it can be guessed".to_owned();
+        problems.push(warning(what, "use 32 random characters: `openssl rand -base64 24`"));
+    }
+    if let Some(what) = target.clear_positions() {
+        problems.push(warning(what, "read by another cursor, or allow few to read `_ingest/` in the lake"));
+    }
+    problems
 }
 
 /// A lake that holds nothing and is never written to.
@@ -116,7 +152,8 @@ fn report(source: &str, problems: &[Problem]) -> String {
 }
 
 /// `ingest discover`: what the source offers.
-pub async fn discover(app: &App, args: &SourceArgs, cancel: CancellationToken) -> Outcome {
+pub async fn discover(app: &App, args: &DiscoverArgs, cancel: CancellationToken) -> Outcome {
+    let (sample, args) = (args.sample, &args.source);
     let config = app.load_source(&args.source)?;
     let session = Session::open(&config, &app.registry, &args.source, None, cancel).await?;
     // The configuration says which streams are loaded; here one looks for those that are not.
@@ -125,10 +162,8 @@ pub async fn discover(app: &App, args: &SourceArgs, cancel: CancellationToken) -
     streams.retain(|stream| asked.matches(stream.name.as_str()));
     streams.sort_by(|a, b| a.name.cmp(&b.name));
     for stream in &mut streams {
-        let options = session.config.options_of(stream.name.as_str());
-        if let Some(classes) = options.and_then(|options| options.classify) {
-            stream.schema = run::classified(stream, &classes)?;
-        }
+        let options = session.config.options_of(stream.name.as_str()).unwrap_or_default();
+        stream.schema = Policy::described(&session.config, stream, &options);
     }
     for name in asked.select.iter().filter(|name| !name.contains(['*', '?'])) {
         if !streams.iter().any(|stream| stream.name.as_str() == name) {
@@ -136,16 +171,70 @@ pub async fn discover(app: &App, args: &SourceArgs, cancel: CancellationToken) -
             return Err(error.hint("`ingest discover` without --select lists all streams").into());
         }
     }
+    let guesses = guesses(&session, &streams, sample).await;
     if app.global.json {
-        let list: Vec<Json> = streams.iter().map(|stream| stream_json(&args.source, stream)).collect();
+        let list: Vec<Json> =
+            streams.iter().zip(&guesses).map(|(stream, guesses)| stream_json(&args.source, stream, guesses)).collect();
         print_json(&json!({ "source": args.source, "streams": list }))?;
     } else {
-        print(&streams_text(&streams))?;
+        print(&streams_text(&streams, &guesses))?;
     }
     Ok(0)
 }
 
-fn stream_json(source: &str, stream: &Stream) -> Json {
+/// Data classes that names, and values of a sample, hint at, for columns that have none.
+async fn guesses(session: &Session, streams: &[Stream], sample: Option<u32>) -> Vec<BTreeMap<String, Guess>> {
+    let mut all = Vec::new();
+    for stream in streams {
+        let mut guesses = BTreeMap::new();
+        if let Some(rows) = sample {
+            match sampled(session, stream, rows as usize).await {
+                Ok(found) => guesses = found,
+                Err(error) => {
+                    note(&format!("warning: {}: no sample: {}", safe(stream.name.as_str()), safe(&error.to_string())))
+                }
+            }
+        }
+        for field in stream.schema.fields() {
+            if let Some(guess) = guess_by_name(field.name()) {
+                guesses.entry(field.name().clone()).or_insert(guess);
+            }
+        }
+        let known = |name: &String| stream.schema.field_with_name(name).is_ok_and(|f| f.metadata().contains_key(CLASS));
+        let options = session.config.options_of(stream.name.as_str()).unwrap_or_default();
+        let looked_at = options.classify.unwrap_or_default();
+        guesses.retain(|name, _| !known(name) && !looked_at.contains_key(name));
+        all.push(guesses);
+    }
+    all
+}
+
+async fn sampled(session: &Session, stream: &Stream, rows: usize) -> Result<BTreeMap<String, Guess>> {
+    // As it is by itself: whatever the configuration says of it may be what one is about to write.
+    let bare = SourceConfig { streams: Vec::new(), defaults: StreamOptions::default(), ..session.config.clone() };
+    let bare = SourceConfig { common: Common::default(), ..bare };
+    let only = Selection { select: vec![stream.name.to_string()], exclude: Vec::new() };
+    let targets = run::targets(&bare, &session.spec, vec![stream.clone()], &only)?;
+    let (_, target) = targets.into_iter().next().ok_or_else(|| Error::config("no stream is selected"))?;
+    let mut target = target?;
+    if target.stream.modes.contains(&ingest_core::Mode::Full) {
+        target.mode = ingest_core::Mode::Full;
+        target.cursor = None;
+    }
+    guess_by_values(&super::preview::sample(session, &target, rows).await?)
+}
+
+fn stream_json(source: &str, stream: &Stream, guesses: &BTreeMap<String, Guess>) -> Json {
+    let columns: Vec<Json> = ColumnDocument::of(&stream.schema)
+        .iter()
+        .map(|column| {
+            let mut object = json!(column);
+            if let Some(guess) = guesses.get(&column.name) {
+                object["looks_like"] = json!({ "class": guess.class.name(), "kind": guess.kind });
+            }
+            object
+        })
+        .collect();
     let cursors: Vec<Json> = stream
         .cursors
         .iter()
@@ -154,7 +243,7 @@ fn stream_json(source: &str, stream: &Stream) -> Json {
     json!({
         "name": stream.name,
         "table": format!("{source}.{}", stream.name.table()),
-        "columns": ColumnDocument::of(&stream.schema),
+        "columns": columns,
         "key": stream.key,
         "cursors": cursors,
         "modes": stream.modes,
@@ -162,7 +251,7 @@ fn stream_json(source: &str, stream: &Stream) -> Json {
     })
 }
 
-fn streams_text(streams: &[Stream]) -> String {
+fn streams_text(streams: &[Stream], guesses: &[BTreeMap<String, Guess>]) -> String {
     let mut table = Table::new(["stream", "table", "modes", "key", "cursors", "rows", "bytes", "columns"]);
     (5..8).for_each(|column| table.align_right(column));
     for stream in streams {
@@ -181,12 +270,16 @@ fn streams_text(streams: &[Stream]) -> String {
         ]);
     }
     let mut out = table.render();
-    for stream in streams {
+    for (stream, guesses) in streams.iter().zip(guesses) {
         out.push_str(&format!("\n{}\n", safe(stream.name.as_str())));
         for column in ColumnDocument::of(&stream.schema) {
             let null = if column.nullable { "" } else { ", not null" };
             let class = column.class.map_or_else(String::new, |class| format!(", {class}"));
-            out.push_str(&format!("  {} {}{null}{class}\n", safe(&column.name), safe(&column.data_type)));
+            let mask = column.mask.map_or_else(String::new, |mask| format!(", mask {mask}"));
+            let guess = guesses.get(&column.name);
+            let guess =
+                guess.map_or_else(String::new, |guess| format!(", looks like {} ({})", guess.class.name(), guess.kind));
+            out.push_str(&format!("  {} {}{null}{class}{mask}{guess}\n", safe(&column.name), safe(&column.data_type)));
         }
     }
     out

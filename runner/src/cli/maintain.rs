@@ -15,6 +15,7 @@ use super::table::{Table, bytes, count};
 use super::tables::names;
 use crate::commit::{Author, Change, Committer, bronze};
 use crate::config::Config;
+use crate::run::quarantine::Quarantine;
 use crate::session::Lake;
 
 /// Runs the verb: every table, or one. A table that fails does not keep the others from it.
@@ -93,7 +94,12 @@ async fn maintain(
             abandon_old_plan(config, lake, source, &mut committer).await?;
         }
         staged = committer.staged().await?;
-        quarantined.clone_from(&committer.checkpoint().quarantine);
+        let checkpoint = committer.checkpoint();
+        quarantined.clone_from(&checkpoint.quarantine);
+        if !dry_run && !checkpoint.released.is_empty() {
+            // Compaction would put records that are released together with others.
+            Quarantine::new(Arc::clone(&lake.format), source, stream).commit(checkpoint).await?;
+        }
     }
     let options = |staged: &[DataFile]| Maintenance {
         target_file_bytes: config.lake.file_size.0,

@@ -16,8 +16,10 @@ mod output;
 mod plan;
 mod preview;
 mod progress;
+mod quarantine;
 mod refused;
 mod render;
+mod reveal;
 mod run;
 mod runs;
 mod state;
@@ -143,9 +145,9 @@ impl App {
             Verb::Query(_) => refused::verb("query"),
             Verb::Serve(_) => refused::verb("serve"),
             Verb::Verify(_) => refused::verb("verify"),
-            Verb::Quarantine(_) => refused::verb("quarantine"),
+            Verb::Quarantine(args) => self.block_on(|cancel| quarantine::run(self, &args.verb, cancel)),
             Verb::Forget(_) => refused::verb("forget"),
-            Verb::Reveal(_) => refused::verb("reveal"),
+            Verb::Reveal(args) => reveal::run(self, args),
             Verb::Source(_) => refused::verb("source"),
         }
     }

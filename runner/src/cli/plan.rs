@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
-use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Stream, StreamName};
+use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Stream, StreamName, WriteMode};
 use serde_json::json;
 
 use super::App;
@@ -13,6 +13,7 @@ use super::output::{Outcome, note, print, print_error, print_json, safe, worst};
 use super::refused;
 use super::table::{Table, bytes, count, maybe};
 use crate::commit::{Author, Committer};
+use crate::policy::MaskedColumn;
 use crate::run::{self, Ask, Planned, Target};
 use crate::session::Session;
 
@@ -32,6 +33,7 @@ struct Explained {
     estimate: Estimate,
     changes: Vec<String>,
     note: Option<&'static str>,
+    masks: Vec<MaskedColumn>,
 }
 
 async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome {
@@ -86,6 +88,8 @@ async fn open(session: &Session, target: Target) -> Result<(Target, Committer)> 
         clock: Arc::clone(&session.clock),
     };
     let committer = Committer::open(author, target.stream.name.clone()).await?;
+    let replaces = target.write == WriteMode::Replace && committer.checkpoint().plan.is_none();
+    target.values.guard(&session.lake.documents, &session.config, replaces).await?;
     Ok((target, committer))
 }
 
@@ -103,7 +107,8 @@ fn groups(opened: Vec<(Target, Committer)>) -> Vec<Vec<(Target, Committer)>> {
 async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u32) -> Result<Vec<Explained>> {
     let (open, fresh): (Vec<_>, Vec<_>) =
         members.into_iter().partition(|(_, committer)| committer.checkpoint().plan.is_some());
-    let mut explained: Vec<Explained> = open.into_iter().map(|member| resumed(session, member)).collect();
+    let mut explained: Vec<Explained> =
+        open.into_iter().map(|member| resumed(session, member)).collect::<Result<_>>()?;
     if fresh.is_empty() {
         return Ok(explained);
     }
@@ -131,6 +136,7 @@ async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u
             estimate: Estimate { rows: known(|e| e.rows), bytes: known(|e| e.bytes), calls: known(|e| e.calls) },
             changes: changes(session, target, committer.table().map(|table| table.schema())),
             note: plan.more.then_some("more is planned when this is done"),
+            masks: target.values.masked_columns(&target.stream.schema)?,
             target: target.clone(),
         });
     }
@@ -138,16 +144,17 @@ async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u
 }
 
 /// A plan that an earlier run has left open goes on.
-fn resumed(session: &Session, (target, committer): (Target, Committer)) -> Explained {
+fn resumed(session: &Session, (target, committer): (Target, Committer)) -> Result<Explained> {
     let progress = committer.checkpoint().plan.clone();
-    Explained {
+    Ok(Explained {
+        masks: target.values.masked_columns(&target.stream.schema)?,
         slices: progress.as_ref().map_or(0, |plan| plan.slices),
         done: progress.map_or(0, |plan| plan.done.len()),
         estimate: target.stream.estimate,
         changes: changes(session, &target, committer.table().map(|table| table.schema())),
         note: Some("goes on with the plan of an earlier run"),
         target,
-    }
+    })
 }
 
 /// How the table's schema will change, in words.
@@ -177,6 +184,10 @@ fn changes(session: &Session, target: &Target, table: Option<SchemaRef>) -> Vec<
 
 fn as_json(explained: &Explained) -> Json {
     let target = &explained.target;
+    let masks: BTreeMap<&str, &str> =
+        explained.masks.iter().map(|column| (column.path.as_str(), column.mask.as_str())).collect();
+    let types: BTreeMap<&str, &Option<String>> =
+        explained.masks.iter().map(|column| (column.path.as_str(), &column.data_type)).collect();
     json!({
         "stream": target.stream.name,
         "mode": target.mode,
@@ -187,7 +198,8 @@ fn as_json(explained: &Explained) -> Json {
         "bytes": explained.estimate.bytes,
         "requests": explained.estimate.calls,
         "schema_changes": explained.changes,
-        "masks": {},
+        "masks": masks,
+        "masked_types": types,
     })
 }
 
@@ -213,7 +225,12 @@ fn as_text(explained: &[Explained]) -> String {
     }
     let mut out = if table.is_empty() { String::new() } else { table.render() };
     for one in explained {
-        let notes = one.changes.iter().map(String::as_str).chain(one.note);
+        let masked = one.masks.iter().map(|column| match &column.data_type {
+            Some(after) => format!("column {} is masked with {}, and is {after} then", column.path, column.mask),
+            None => format!("column {} is left out", column.path),
+        });
+        let masked: Vec<String> = masked.chain(one.target.clear_positions()).collect();
+        let notes = one.changes.iter().chain(&masked).map(String::as_str).chain(one.note);
         for text in notes {
             out.push_str(&format!("{}: {}\n", safe(one.target.stream.name.as_str()), safe(text)));
         }

@@ -37,13 +37,22 @@ pub async fn run(app: &App, args: &PreviewArgs, cancel: CancellationToken) -> Ou
     let mut out = Collect::new(&target.stream.name, args.limit as usize);
     collect(&session, &target, &mut out).await?;
     out.warnings.iter().for_each(|text| note(&format!("warning: {}", safe(text))));
-    let schema = target.stream.schema;
+    let schema = target.values.masked_schema(&target.stream.schema)?;
+    let masked: Vec<RecordBatch> =
+        out.batches.iter().map(|batch| target.values.mask_batch(batch)).collect::<Result<_>>()?;
     if app.global.json {
-        print_json(&render::rows(&out.batches)?)?;
+        print_json(&render::rows(&masked)?)?;
     } else {
-        print(&render::table(&schema, &out.batches)?)?;
+        print(&render::table(&schema, &masked)?)?;
     }
     Ok(0)
+}
+
+/// The first rows of a stream as the source gives them, for whoever looks at values and shows none.
+pub(super) async fn sample(session: &Session, target: &Target, rows: usize) -> Result<Vec<RecordBatch>> {
+    let mut out = Collect::new(&target.stream.name, rows);
+    collect(session, target, &mut out).await?;
+    Ok(out.batches)
 }
 
 /// Reads slices one after another until there are enough rows.

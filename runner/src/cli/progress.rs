@@ -237,8 +237,18 @@ pub fn summary(report: &StreamReport) -> String {
             bytes(merge.bytes_per_changed_row.unwrap_or(0))
         )
     });
+    let checks: Vec<String> = report
+        .checks
+        .iter()
+        .filter(|check| check.outcome != "passed")
+        .map(|check| match &check.note {
+            Some(_) => format!("{} {}", check.check, check.outcome),
+            None => format!("{} {} ({})", check.check, check.outcome, count(check.failed)),
+        })
+        .collect();
+    let checks = if checks.is_empty() { String::new() } else { format!("; checks: {}", safe(&checks.join(", "))) };
     format!(
-        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}{merge}; {version}; {}{end}\n",
+        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}{merge}; {version}; {}{checks}{end}\n",
         safe(if report.table.is_empty() { &report.stream } else { &report.table }),
         count(report.rows_read),
         count(report.rows_written),

@@ -136,6 +136,15 @@ fn one_text(run: &RunDocument) -> String {
         ]);
     }
     out.push_str(&table.render());
+    for stream in &run.streams {
+        for check in &stream.checks {
+            let text = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+            let failed = check["failed"].as_u64().unwrap_or(0);
+            let note = if check["note"].is_null() { format!("{failed} rows") } else { text("note") };
+            let line = format!("{}: check {} {}: {note}", stream.stream, text("check"), text("outcome"));
+            out.push_str(&format!("{}\n", safe(&line)));
+        }
+    }
     if let Some(error) = &run.error {
         out.push_str(&format!("error: {}\n", safe(error["message"].as_str().unwrap_or_default())));
     }

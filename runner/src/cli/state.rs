@@ -57,6 +57,10 @@ async fn show(app: &App, of: &StateOf) -> Result<(), super::Stop> {
     for stream in streams(&author, of).await? {
         checkpoints.extend(state::show(&author, &stream).await?);
     }
+    let documents = &author.documents;
+    for checkpoint in &mut checkpoints {
+        state::mask_positions(documents, checkpoint).await?;
+    }
     if app.global.json {
         return print_json(&as_json(&checkpoints)?);
     }
@@ -88,6 +92,9 @@ async fn log(app: &App, of: &StateOf, limit: usize) -> Result<(), super::Stop> {
     let mut checkpoints = Vec::new();
     for stream in streams(&author, of).await? {
         checkpoints.extend(state::log(&author, &stream, limit).await?);
+    }
+    for checkpoint in &mut checkpoints {
+        state::mask_positions(&author.documents, checkpoint).await?;
     }
     if app.global.json {
         return print_json(&as_json(&checkpoints)?);

@@ -177,6 +177,11 @@ impl Edit<'_> {
         self.next.intervals = true;
     }
 
+    /// Lists files of the quarantine table whose records come into the table with this commit.
+    pub fn release(&mut self, files: Vec<DataFile>) {
+        self.next.released = files;
+    }
+
     /// Lists uploaded files that stay invisible.
     pub fn stage(&mut self, files: Vec<DataFile>) {
         self.next.staged.extend(files);
@@ -300,6 +305,7 @@ impl Committer {
         next.written_at = self.author.clock.now_micros();
         next.staged.clear();
         next.quarantine.clone_from(&change.quarantine);
+        next.released.clear();
         let merged = change.merge.iter().flat_map(|merge| &merge.rows);
         next.rows = change.add.iter().chain(merged).map(|file| file.rows).sum();
         edit(&mut Edit { next: &mut next });

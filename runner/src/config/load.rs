@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ingest_core::config::ByteSize;
-use ingest_core::{Json, Spec, nearest};
+use ingest_core::{Json, Secret, Spec, nearest};
 use serde_json::Map;
 
 use super::problem::{ConfigProblem, Origin};
 use super::reference::References;
 use super::validate::{Facts, Walker, join};
 use super::yaml::{self, Entry, Node, Value};
-use super::{Config, LakeConfig, SourceConfig, StreamOptions, schema};
+use super::{Common, Config, LakeConfig, Policies, SourceConfig, StreamOptions, schema};
 use crate::registry::Registry;
 
 /// The memory of a run where nothing is said.
@@ -214,20 +214,20 @@ impl Loader<'_> {
         let lenient = self.options.lenient;
         let needed = |path: &str| {
             let of_source = |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.starts_with('.'));
-            !lenient && (!path.starts_with("sources.") || own.as_deref().is_some_and(of_source))
+            // The key is for those who write rows.
+            !lenient
+                && (path != "mask_key" || own.is_some())
+                && (!path.starts_with("sources.") || own.as_deref().is_some_and(of_source))
         };
         let references = References { environment: &self.options.environment, folder };
         references.resolve(root, "", &needed, &mut self.walker.problems);
     }
 
     fn read_root(&mut self, root: &Node, file: Option<PathBuf>, folder: &Path) -> Config {
-        let known = ["lake", "memory", "sources"];
+        let known = ["lake", "mask_key", "memory", "policies", "sources"];
         for entry in root.entries() {
             match entry.key.as_str() {
-                "mask_key" if !entry.node.is_null() => {
-                    self.not_built_in(&entry.origin, "mask_key", "mask_key");
-                }
-                key if known.contains(&key) || key == "mask_key" => {}
+                key if known.contains(&key) => {}
                 key => {
                     let hint = match nearest(key, known) {
                         Some(near) => format!("did you mean `{near}`?"),
@@ -239,8 +239,38 @@ impl Loader<'_> {
         }
         let lake = self.lake(root.get("lake"), folder);
         let memory = root.get("memory").map_or(DEFAULT_MEMORY, |node| self.memory(node));
-        let sources = self.sources(root.get("sources"), folder);
-        Config { lake, memory, sources, file }
+        let mut common = Common {
+            policies: self.policies(root.get("policies")),
+            mask_key: self.mask_key(root.get("mask_key")),
+            places: Arc::default(),
+        };
+        let mut sources = self.sources(root.get("sources"), folder);
+        common.places = Arc::new(self.walker.facts.origins.clone());
+        sources.values_mut().for_each(|source| source.common = common.clone());
+        Config { lake, memory, sources, common, file }
+    }
+
+    fn policies(&mut self, node: Option<&Node>) -> Policies {
+        let Some(node) = node.filter(|node| !node.is_null()) else { return Policies::default() };
+        let before = self.walker.problems.len();
+        let value = self.walker.walk(node, &schema::policies(), "policies");
+        match serde_json::from_value(value) {
+            Ok(policies) if self.walker.problems.len() == before => policies,
+            _ if self.walker.problems.len() > before => Policies::default(),
+            _ => {
+                self.problem(&node.origin, "policies", "this section cannot be read");
+                Policies::default()
+            }
+        }
+    }
+
+    /// The key; `None` where there is none, or nobody needs it.
+    fn mask_key(&mut self, node: Option<&Node>) -> Option<Secret> {
+        let node = node.filter(|node| !node.is_null())?;
+        let value = self.walker.walk(node, &schema::mask_key(), "mask_key");
+        self.walker.facts.secrets.insert("mask_key".to_owned());
+        let is_unresolved = matches!(&node.value, Value::Scalar(scalar) if scalar.written == yaml::Written::Nowhere);
+        value.as_str().filter(|text| !text.is_empty() && !is_unresolved).map(Secret::new)
     }
 
     fn not_built_in(&mut self, origin: &Origin, path: &str, what: &str) {
@@ -447,10 +477,31 @@ impl Loader<'_> {
         if self.walker.problems.len() > before {
             return StreamOptions::default();
         }
-        serde_json::from_value(value).unwrap_or_else(|_| {
+        let options = serde_json::from_value(value).unwrap_or_else(|_| {
             self.problem(&node.origin, path, "these options cannot be read");
             StreamOptions::default()
-        })
+        });
+        self.checks(node, &options, path);
+        options
+    }
+
+    /// What is wrong with checks by themselves.
+    fn checks(&mut self, node: &Node, options: &StreamOptions, path: &str) {
+        for (place, check) in options.checks.iter().flatten().enumerate() {
+            let path = format!("{path}.checks.{place}");
+            let entry = match node.get("checks").map(|checks| &checks.value) {
+                Some(Value::List(items)) => items.get(place).unwrap_or(node),
+                _ => node,
+            };
+            for (key, what) in check.faults() {
+                let origin = entry.get(key).map_or(&entry.origin, |found| &found.origin).clone();
+                let path = if key.is_empty() { path.clone() } else { join(&path, key) };
+                self.problem(&origin, &path, what);
+            }
+            if let Some(sql) = entry.get("sql").filter(|_| check.sql.is_some()) {
+                self.not_built_in(&sql.origin.clone(), &join(&path, "sql"), "a check in SQL");
+            }
+        }
     }
 
     /// Fields that a connector took for public, but whose name says otherwise, are not shown either.
@@ -560,6 +611,12 @@ pub fn masked(loaded: &Loaded) -> Json {
     let mut lake = schema::as_json(&config.lake);
     lake["url"] = crate::config::public_url(&config.lake.url).into();
     let mut all = serde_json::json!({ "lake": lake, "memory": config.memory.to_string(), "sources": sources });
+    if config.common.policies != Policies::default() {
+        all["policies"] = schema::as_json(&config.common.policies);
+    }
+    if config.common.mask_key.is_some() {
+        all["mask_key"] = "***".into();
+    }
     mask(&mut all, "", &loaded.facts.secrets);
     all
 }

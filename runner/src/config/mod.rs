@@ -1,6 +1,7 @@
 //! The configuration: what a user writes in `ingest.yaml`.
 
 mod load;
+mod policies;
 mod problem;
 mod reference;
 pub mod schema;
@@ -9,13 +10,17 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ingest_core::config::{ByteSize, Span};
 use ingest_core::lake::Compression;
-use ingest_core::{Json, JsonSchema, Mode, WriteMode, glob_matches};
+use ingest_core::{Json, JsonSchema, Mode, Secret, WriteMode, glob_matches};
 use serde::{Deserialize, Serialize};
 
 pub use load::{DEFAULT_MEMORY, LoadOptions, Loaded, masked};
+pub use policies::{
+    Bound, CheckOptions, ClassMasks, Counts, DataClass, Grain, Mask, OnFail, Policies, Range, Reference, Share,
+};
 pub use problem::{ConfigProblem, Origin, as_error};
 pub use validate::{Facts, dereference, description, is_secret, join, types};
 pub use yaml::plain;
@@ -55,8 +60,21 @@ pub struct Config {
     pub memory: ByteSize,
     /// The sources by name.
     pub sources: BTreeMap<String, SourceConfig>,
+    /// What holds for all of them.
+    pub common: Common,
     /// The file it came from; `None` where there is none and defaults rule.
     pub file: Option<PathBuf>,
+}
+
+/// What holds for every source.
+#[derive(Debug, Clone, Default)]
+pub struct Common {
+    /// Policies.
+    pub policies: Policies,
+    /// The key of `hash` and `token`.
+    pub mask_key: Option<Secret>,
+    /// Where each key was written, for problems that are found when the columns are known.
+    pub places: Arc<BTreeMap<String, Origin>>,
 }
 
 /// Where rows go, and how.
@@ -122,6 +140,8 @@ pub struct SourceConfig {
     pub defaults: StreamOptions,
     /// When the source is due, for `ingest serve`: `hourly`, `daily`, a cron expression.
     pub schedule: Option<String>,
+    /// What holds for every source.
+    pub common: Common,
 }
 
 impl SourceConfig {
@@ -134,7 +154,29 @@ impl SourceConfig {
             streams: Vec::new(),
             defaults: StreamOptions::default(),
             schedule: None,
+            common: Common::default(),
         }
+    }
+
+    /// Where a stream's option was written, and the path of its key: `mask.email` is looked for in the options of the
+    /// stream, then in the defaults, then in `policies`.
+    pub fn place(&self, stream: &str, key: &str) -> (Origin, String) {
+        let source = join("sources", &self.name);
+        let exact = self.streams.iter().find(|(name, _)| name == stream);
+        let entry = exact.or_else(|| self.streams.iter().find(|(glob, _)| glob_matches(glob, stream)));
+        let of_stream = entry.map(|(name, _)| format!("{}.{key}", join(&format!("{source}.streams"), name)));
+        let paths = of_stream.into_iter().chain([format!("{source}.defaults.{key}"), format!("policies.{key}")]);
+        let mut first = None;
+        for path in paths {
+            let below = format!("{path}.");
+            let mut from = self.common.places.range(path.clone()..);
+            let found = from.next().filter(|(at, _)| **at == path || at.starts_with(&below));
+            if let Some((_, origin)) = found {
+                return (origin.clone(), path);
+            }
+            first.get_or_insert(path);
+        }
+        (Origin::Default, first.unwrap_or_default())
     }
 
     /// Whether the configuration names a stream, and its options merged over the defaults. An exact name wins over a
@@ -175,12 +217,13 @@ pub struct StreamOptions {
     pub schedule: Option<String>,
     /// What to do when the source's schema changes. Default: `evolve`.
     pub on_schema_change: Option<SchemaPolicy>,
-    /// Data classes of columns: `pii`, `sensitive`, `restricted`.
+    /// Data classes of columns, by name, path or glob: `pii`, `sensitive`, `restricted`; `none` where somebody has looked.
     pub classify: Option<BTreeMap<String, DataClass>>,
-    /// How columns are masked. Not built in yet.
-    pub mask: Option<Json>,
-    /// Checks on the rows. Not built in yet.
-    pub checks: Option<Json>,
+    /// How columns are masked, by name, path or glob: `drop`, `null`, `redact`, `hash`, `token`, `keep`, `{partial: 4}`,
+    /// `{generalize: year}`.
+    pub mask: Option<BTreeMap<String, Mask>>,
+    /// Checks on the rows: a list of maps such as `{column: id, not_null: true, on_fail: fail}`.
+    pub checks: Option<Vec<CheckOptions>>,
     /// How old the table may be. Not built in yet.
     pub sla: Option<Json>,
     /// How long rows are kept. Not built in yet.
@@ -222,29 +265,6 @@ pub enum OnMatch {
     Replace,
     /// It stays; only new keys are inserted.
     Keep,
-}
-
-/// What kind of data a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DataClass {
-    /// Data about a person: name, e-mail, phone, address.
-    Pii,
-    /// Data that harms the business when it is known: revenue, margins, prices.
-    Sensitive,
-    /// Data that few may see: salaries, payments.
-    Restricted,
-}
-
-impl DataClass {
-    /// The word of the configuration and of the field metadata.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pii => "pii",
-            Self::Sensitive => "sensitive",
-            Self::Restricted => "restricted",
-        }
-    }
 }
 
 #[derive(JsonSchema)]

@@ -6,13 +6,13 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::{LakeConfig, StreamOptions};
+use super::{LakeConfig, Policies, StreamOptions};
 use crate::registry::Registry;
 
 /// Keys of a source that are the runner's; all others are its connector's.
 pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
 /// Stream options that exist in the design and are refused until they are built.
-pub const OPTIONS_NOT_BUILT_IN: [&str; 4] = ["mask", "checks", "sla", "retention"];
+pub const OPTIONS_NOT_BUILT_IN: [&str; 2] = ["sla", "retention"];
 /// Values of stream options that are refused until they are built.
 pub const WORDS_NOT_BUILT_IN: [(&str, &str); 1] = [("mode", "cdc")];
 /// Below this, not even one batch and one open file fit.
@@ -40,6 +40,18 @@ pub fn lake() -> Json {
 /// The schema of `memory`.
 pub fn memory() -> Json {
     of::<ByteSize>()
+}
+
+/// The schema of `policies`.
+pub fn policies() -> Json {
+    of::<Policies>()
+}
+
+/// The schema of `mask_key`.
+pub fn mask_key() -> Json {
+    let about = "The key of the masks `hash` and `token`: a long random text, the same for all sources, from a secret: \
+        `${MASK_KEY}`. Left out, `hash` is plain SHA-256, which can be guessed, and `token` is refused.";
+    json!({"type": "string", "minLength": 1, "writeOnly": true, "description": about})
 }
 
 /// The schema of the options of a stream.
@@ -82,6 +94,12 @@ pub fn whole(registry: &Registry) -> Json {
         lake.remove("$schema");
         lake.insert("description".into(), "Where rows go, and how.".into());
     }
+    let mut policies = policies();
+    if let Some(policies) = policies.as_object_mut() {
+        policies.remove("$schema");
+        policies.remove("title");
+        policies.insert("description".into(), "What holds for every source.".into());
+    }
     let mut memory = memory();
     if let Some(memory) = memory.as_object_mut() {
         memory.remove("$schema");
@@ -97,6 +115,8 @@ pub fn whole(registry: &Registry) -> Json {
         "properties": {
             "lake": lake,
             "memory": memory,
+            "mask_key": mask_key(),
+            "policies": policies,
             "sources": {
                 "description": "Configured instances of connectors, by name.",
                 "type": "object",

@@ -290,7 +290,7 @@ fn convert_map(map: &MapArray, field: &Arc<Field>, sorted: bool, column: &str) -
 }
 
 /// The texts of an array.
-pub(super) fn texts(array: &ArrayRef, column: &str) -> Result<ArrayRef> {
+pub(crate) fn texts(array: &ArrayRef, column: &str) -> Result<ArrayRef> {
     let nulls = array.logical_nulls();
     let mut builder = StringBuilder::with_capacity(array.len(), array.len() * 8);
     let (mut text, mut bytes) = (String::new(), 0);

@@ -47,6 +47,8 @@ use ingest_core::lake::TableFormat;
 use ingest_core::{Error, ErrorKind, Result, StreamName};
 
 pub use changes::{Handling, SchemaChange};
+pub(crate) use exact::texts;
+pub(crate) use names::stored_name;
 pub use reconcile::reconcile;
 
 use crate::config::SchemaPolicy;

@@ -12,7 +12,7 @@ const FORBIDDEN: &str = " ,;{}()\n\t=";
 
 /// The name of a column in the table: the source's spelling, unless it holds a character that the format forbids; then
 /// the rule of table names.
-pub(super) fn stored_name(name: &str) -> String {
+pub(crate) fn stored_name(name: &str) -> String {
     if name.contains(|c: char| c.is_control() || FORBIDDEN.contains(c)) { table_name(name) } else { name.to_owned() }
 }
 

@@ -17,7 +17,7 @@ mod jobs;
 mod lane;
 mod merge;
 mod planning;
-mod quarantine;
+pub(crate) mod quarantine;
 mod round;
 mod stream;
 mod target;
@@ -33,7 +33,7 @@ use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
 pub use planning::{Ask, Planned, ask};
 pub use stream::conform_to;
-pub use target::{Target, classified, selection, targets};
+pub use target::{Target, selection, targets};
 
 use crate::events::{ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
 use crate::session::Session;
@@ -212,6 +212,7 @@ fn finish_document(document: &mut RunDocument, report: &RunReport, session: &Ses
             bytes_written: stream.bytes_written,
             commit_version: stream.commit_version,
             duration_ms: stream.duration_ms,
+            checks: stream.checks.iter().filter_map(|check| serde_json::to_value(check).ok()).collect(),
             error: stream.error.as_ref().and_then(json),
         })
         .collect();

@@ -168,11 +168,8 @@ impl<'a> Rounds<'a> {
         failpoint::reach("lease_taken");
         let mut committer = Committer::open(self.author.clone(), name.clone()).await?;
         let checkpoint = committer.checkpoint();
-        if !checkpoint.quarantine.is_empty() {
-            // An earlier run may have died between its commit and that of the quarantine.
-            let quarantine = Quarantine::new(Arc::clone(&self.author.format), source, &name);
-            quarantine.commit(checkpoint.quarantine.clone(), checkpoint.number).await?;
-        }
+        // An earlier run may have died between its commit and that of the quarantine.
+        Quarantine::new(Arc::clone(&self.author.format), source, &name).commit(checkpoint).await?;
         let fresh = checkpoint.positions.is_empty() && checkpoint.plan.is_none();
         if self.options.limit.is_some() && committer.number().is_some() && !(checkpoint.limited && fresh) {
             return Err(Error::config("--limit works on a stream without a checkpoint")
@@ -366,11 +363,21 @@ impl<'a> Rounds<'a> {
             |slice: &Slice<_>| slice.streams.contains(&name) && (slice.shape == Shape::Feed || slice.streams.len() > 1);
         let seq = plan.slices().iter().any(ordered)
             || table.as_ref().is_some_and(|table| table.column_with_name(ingest_core::columns::SEQ).is_some());
+        let replaces = plan.write_mode(&name) == WriteMode::Replace;
+        let values = Arc::clone(&w.target.values);
+        values.guard(&self.session.lake.documents, &self.session.config, replaces && !w.resumed).await?;
         let conform = conform_to(&self.author.format, &w.target, &w.target.stream.schema, table.as_ref(), seq)?;
         let definition = w.target.definition(&conform);
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
-        self.record_schema(w).await;
+        self.record_schema(w).await?;
+        let held = w.committer().table().filter(|_| {
+            plan.write_mode(&name) == WriteMode::Append
+                && self.options.interval.is_none()
+                && self.options.limit.is_none()
+        });
+        let (documents, format) = (&self.session.lake.documents, self.author.format.as_ref());
+        let quality = values.quality(documents, format, &self.session.config.name, held, self.session.memory).await?;
         let interval = self.options.interval.map(|interval| w.target.region(&conform, interval)).transpose()?;
         let (units, messages) = mpsc::channel(16);
         let config = &self.session.lake.config;
@@ -378,6 +385,7 @@ impl<'a> Rounds<'a> {
             name: name.clone(),
             target: w.target.clone(),
             counters: Counters::default(),
+            quality,
             writers,
             options: WriterOptions {
                 target_file_bytes: config.file_size.0,
@@ -402,7 +410,7 @@ impl<'a> Rounds<'a> {
         Ok(Started { shared, plan, messages })
     }
 
-    async fn record_schema(&self, w: &Work) {
+    async fn record_schema(&self, w: &Work) -> Result<()> {
         let stream = &w.target.stream;
         let (documents, source) = (&self.session.lake.documents, &self.session.config.name);
         let now = self.session.clock.now_micros();
@@ -415,9 +423,12 @@ impl<'a> Rounds<'a> {
                     self.observer.event(&Event::Warning { stream: Some(stream.name.to_string()), message: change });
                 }
             }
+            // The next run must know which key the rows were masked with.
+            Err(error) if w.target.values.is_keyed() => return Err(error),
             // The history of schemas is for people; rows are worth more.
             Err(error) => tracing::warn!(%error, stream = %stream.name, "the schema history could not be written"),
         }
+        Ok(())
     }
 
     fn tell_start(&self, w: &Work, plan: &OpenPlan, shared: &StreamShared) {
@@ -515,8 +526,14 @@ impl<'a> Rounds<'a> {
             (None, Some(region)) => Scope::Interval(region),
             (None, None) => Scope::Plan,
         };
-        let task =
-            StreamTask::new(committer, Arc::clone(&shared), Arc::clone(&self.observer), Some(Arc::clone(&plan)), scope);
+        let task = StreamTask::new(
+            committer,
+            Arc::clone(&shared),
+            Arc::clone(&self.observer),
+            Some(Arc::clone(&plan)),
+            scope,
+            Arc::clone(&self.session.clock),
+        );
         Line {
             remaining: Remaining::new(left.len()),
             task: AbortOnDropHandle::new(tokio::spawn(task.run(messages))),

@@ -20,6 +20,7 @@ use crate::commit::{Change, Committer};
 use crate::conform::{Conform, Input, reconcile};
 use crate::events::{Event, Observer};
 use crate::failpoint;
+use crate::policy::{Quality, Tally};
 
 /// What lanes and the stream's task share.
 pub struct StreamShared {
@@ -29,6 +30,8 @@ pub struct StreamShared {
     pub target: Target,
     /// The counters.
     pub counters: Counters,
+    /// What checks have found.
+    pub quality: Quality,
     /// Makes writers of data files.
     pub writers: Arc<dyn Writers>,
     /// How files are written.
@@ -137,6 +140,8 @@ pub fn conform_to(
     seq: bool,
 ) -> Result<Conform> {
     let none = BTreeMap::new();
+    // The table sees what masks have left.
+    let source = &target.values.masked_schema(source)?;
     let stripped = match (&target.keyed, table) {
         (Some(keyed), Some(table)) => Some(keyed.row_schema(table).map_err(|e| e.with("stream", &target.stream.name))?),
         _ => None,
@@ -163,7 +168,7 @@ pub fn conform_to(
 /// What a lane tells a stream's task.
 pub enum Message {
     /// Files with what they cover.
-    Unit(Unit),
+    Unit(Box<Unit>),
     /// All bounded slices have been tried: commit what is there, close the plan if it is complete, answer.
     Settle(tokio::sync::oneshot::Sender<Result<Settled>>),
     /// Nothing more comes: commit what is there.
@@ -188,6 +193,8 @@ pub struct Unit {
     pub quarantine: Vec<DataFile>,
     /// What is covered up to and with these files.
     pub covers: Vec<(SliceKey, Cover)>,
+    /// What checks have counted.
+    pub tally: Tally,
     /// A region that goes before these rows come.
     pub region: Option<Region>,
     /// The storage schema that the files were written with, where it is wider than the table's.
@@ -248,6 +255,11 @@ pub struct StreamTask {
     group: Unit,
     group_bytes: u64,
     since: Option<Instant>,
+    /// The plan has feeds that bring rows of this stream.
+    follows_feeds: bool,
+    clock: Arc<dyn Clock>,
+    /// Nothing more comes.
+    ending: bool,
     /// Feed positions that are covered, whether or not rows came with them.
     feeds: BTreeMap<SliceId, Stored>,
 }
@@ -268,8 +280,12 @@ impl StreamTask {
         observer: Arc<dyn Observer>,
         plan: Option<Arc<OpenPlan>>,
         scope: Scope,
+        clock: Arc<dyn Clock>,
     ) -> Self {
+        let serves = |plan: &Arc<OpenPlan>| plan.feeds().any(|feed| feed.streams.contains(&shared.name));
         Self {
+            follows_feeds: plan.as_ref().is_some_and(serves),
+            clock,
             committer,
             shared,
             observer,
@@ -279,6 +295,7 @@ impl StreamTask {
             group: Unit::default(),
             group_bytes: 0,
             since: None,
+            ending: false,
             feeds: BTreeMap::new(),
         }
     }
@@ -296,7 +313,7 @@ impl StreamTask {
             };
             match message {
                 None | Some(Message::End) => break,
-                Some(Message::Unit(unit)) => self.take(unit).await,
+                Some(Message::Unit(unit)) => self.take(*unit).await,
                 Some(Message::Settle(answer)) => {
                     let settled = self.settle().await;
                     // The asker is gone only when the run is being torn down.
@@ -304,12 +321,20 @@ impl StreamTask {
                 }
             }
         }
+        self.ending = true;
         self.attempt_commit().await;
+        for message in self.shared.quality.warnings() {
+            self.observer.event(&Event::Warning { stream: Some(self.shared.name.to_string()), message });
+        }
         if self.broken {
             // What a feed covered and nothing committed must not be claimed.
             self.feeds.clear();
         }
         Finished { committer: self.committer, feeds: self.feeds }
+    }
+
+    fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
     }
 
     async fn attempt_commit(&mut self) {
@@ -330,6 +355,7 @@ impl StreamTask {
         self.group.files.extend(unit.files);
         self.group.quarantine.extend(unit.quarantine);
         self.group.covers.extend(unit.covers);
+        self.group.tally.add(unit.tally);
         self.group.schema = unit.schema.or(self.group.schema.take());
         if self.since.is_none() && !(self.group.files.is_empty() && self.group.quarantine.is_empty()) {
             self.since = Some(Instant::now());
@@ -381,7 +407,7 @@ impl StreamTask {
         result
     }
 
-    async fn commit_taken(&mut self, group: Unit, settling: bool) -> Result<()> {
+    async fn commit_taken(&mut self, mut group: Unit, settling: bool) -> Result<()> {
         for (key, cover) in &group.covers {
             if let (SliceKey::Feed(id), Cover::At(position)) = (key, cover) {
                 self.feeds.insert(id.clone(), position.clone());
@@ -394,6 +420,14 @@ impl StreamTask {
             }
             _ => None,
         };
+        // Rows of feeds come after the plan is closed.
+        let last = match self.scope {
+            Scope::Limit => false,
+            _ if self.follows_feeds => self.ending && !self.failed(),
+            _ => closing.is_some(),
+        };
+        let tally = std::mem::take(&mut group.tally);
+        self.shared.quality.judge(tally, last, self.clock.now_micros())?;
         match (self.scope.clone(), closing) {
             (Scope::Limit, _) => return self.commit_limited(group, settling).await,
             (Scope::Interval(region), Some(plan)) => return self.commit_interval(group, region, &plan).await,
@@ -618,8 +652,7 @@ impl StreamTask {
             files,
             number: checkpoint.number,
         });
-        let (quarantined, number) = (checkpoint.quarantine.clone(), checkpoint.number);
-        self.shared.quarantine.commit(quarantined, number).await?;
+        self.shared.quarantine.commit(checkpoint).await?;
         failpoint::reach("quarantined");
         Ok(())
     }

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use ingest_core::lake::Definition;
 use ingest_core::{
-    CLASS, CursorColumn, Error, ErrorKind, Mode, Region, Result, Safety, Selection, Spec, Stream, StreamName,
-    WriteMode, nearest,
+    CursorColumn, Error, ErrorKind, Mode, Region, Result, Safety, Selection, Spec, Stream, StreamName, WriteMode,
+    nearest,
 };
 
 use super::merge::Keyed;
-use crate::config::{DataClass, SchemaPolicy, SourceConfig, StreamOptions};
+use crate::config::{SchemaPolicy, SourceConfig, StreamOptions};
 use crate::conform::Conform;
+use crate::policy::Policy;
 
 /// A stream with everything that the configuration says of it, checked.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Target {
     pub cursor: Option<CursorColumn>,
     /// What happens when the schema changes.
     pub policy: SchemaPolicy,
+    /// Data classes, masks and checks.
+    pub values: Arc<Policy>,
 }
 
 /// The selection to ask the source for: the command line's, else the configuration's.
@@ -71,7 +74,7 @@ pub fn targets(
         }) else {
             continue;
         };
-        found.push((stream.name.clone(), target(stream, options, spec)));
+        found.push((stream.name.clone(), target(config, stream, options, spec)));
     }
     if found.is_empty() {
         return Err(Error::config("no stream is selected")
@@ -105,7 +108,7 @@ fn refuse_clashes(found: &mut [(StreamName, Result<Target>)]) {
     }
 }
 
-fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Target> {
+fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Target> {
     let wrong = |message: String| Error::config(message).with("stream", &stream.name);
     let mode = options.mode.unwrap_or(if options.cursor.is_some() {
         Mode::Incremental
@@ -147,44 +150,26 @@ fn target(mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Tar
             return Err(wrong(format!("there is no column \"{column}\" to partition by")));
         }
     }
-    if let Some(classes) = &options.classify {
-        stream.schema = classified(&stream, classes)?;
-    }
+    let (values, schema) = Policy::new(config, &stream, &options, write).map_err(|e| e.with("stream", &stream.name))?;
+    stream.schema = with_cursor(&schema, cursor.as_ref());
     if let Some(columns) = &options.columns {
         stream.schema = project(&stream, columns, cursor.as_ref())?;
     }
+    values.require_columns(&stream.schema)?;
     if let Some(key) = &options.key {
         stream.key.clone_from(key);
     }
     let policy = options.on_schema_change.unwrap_or_default();
     let keyed = Keyed::of(&stream, mode, write, cursor.as_ref().map(|cursor| cursor.column.as_str()), &options)?;
-    Ok(Target { stream, options, mode, write, keyed, cursor, policy })
+    Ok(Target { stream, options, mode, write, keyed, cursor, policy, values: Arc::new(values) })
 }
 
-/// The schema with the data classes that the configuration gives its columns.
-///
-/// # Errors
-/// `ConfigInvalid` for a column that the stream does not have.
-pub fn classified(stream: &Stream, classes: &BTreeMap<String, DataClass>) -> Result<SchemaRef> {
-    for column in classes.keys() {
-        if stream.schema.column_with_name(column).is_none() {
-            let names = stream.schema.fields().iter().map(|field| field.name().as_str());
-            let hint = nearest(column, names)
-                .map_or("`ingest discover` lists the columns".into(), |near| format!("did you mean \"{near}\"?"));
-            let message = format!("there is no column \"{column}\" to classify");
-            return Err(Error::config(message).with("stream", &stream.name).hint(hint));
-        }
-    }
-    let field = |field: &FieldRef| match classes.get(field.name()) {
-        Some(class) => {
-            let mut metadata = field.metadata().clone();
-            metadata.insert(CLASS.to_owned(), class.name().to_owned());
-            Arc::new(field.as_ref().clone().with_metadata(metadata))
-        }
-        None => Arc::clone(field),
-    };
-    let fields: Vec<FieldRef> = stream.schema.fields().iter().map(field).collect();
-    Ok(Arc::new(Schema::new_with_metadata(fields, stream.schema.metadata().clone())))
+/// The schema with the cursor in its metadata, for the catalog.
+fn with_cursor(schema: &SchemaRef, cursor: Option<&CursorColumn>) -> SchemaRef {
+    let Some(cursor) = cursor else { return Arc::clone(schema) };
+    let mut metadata = schema.metadata().clone();
+    metadata.insert(ingest_catalog::CURSOR.to_owned(), cursor.column.clone());
+    Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
 }
 
 /// The chosen columns, in the source's order; key and cursor are always among them.
@@ -260,6 +245,14 @@ impl Target {
     /// `ConfigInvalid` where the cursor is no time.
     pub fn region(&self, conform: &Conform, (start, end): (i64, i64)) -> Result<Region> {
         let cursor = self.cursor.as_ref().ok_or_else(|| Error::unexpected("an interval without a cursor"))?;
+        if self.values.is_masked(&cursor.column) {
+            return Err(Error::config("an interval needs a cursor that is not masked")
+                .with("stream", &self.stream.name)
+                .with("cursor", &cursor.column)
+                .hint(
+                    "which rows of the table belong to the interval cannot be told; load them all with --full-refresh",
+                ));
+        }
         let column = conform.stored_name(&cursor.column).unwrap_or(&cursor.column).to_owned();
         let stored = conform.storage().field_with_name(&column).map(|field| field.data_type().clone());
         // A date is its midnight.
@@ -274,6 +267,19 @@ impl Target {
             }
         };
         Ok(Region::Range { column, from: from.into(), to: to.into(), also: BTreeMap::new() })
+    }
+
+    /// What a person should know of masked columns by which the source is read: positions hold their values in clear.
+    pub fn clear_positions(&self) -> Option<String> {
+        let cursor = self.cursor.iter().map(|cursor| &cursor.column);
+        let masked: Vec<&str> =
+            cursor.chain(&self.stream.key).filter(|column| self.values.is_masked(column)).map(String::as_str).collect();
+        (!masked.is_empty()).then(|| {
+            format!(
+                "positions may hold values of {} in clear, in the checkpoint documents of the lake",
+                masked.join(", ")
+            )
+        })
     }
 
     /// The definition of the table, where there is none yet.

@@ -105,6 +105,7 @@ pub fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> 
         merge.bytes_per_changed_row = merge.bytes_written.checked_div(merge.rows_changed);
     }
     report.partial |= counters.partial.load(Ordering::Relaxed);
+    report.checks = shared.quality.reports();
     let version = counters.version.load(Ordering::Relaxed);
     report.commit_version = version.checked_sub(1).or(report.commit_version);
     shared.error.lock().unwrap_or_else(PoisonError::into_inner).take()

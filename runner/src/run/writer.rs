@@ -10,17 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow_array::{RecordBatch, Scalar, StringArray};
-use ingest_core::lake::DataWriter;
+use ingest_core::lake::{DataFile, DataWriter};
 use ingest_core::{
     BadRecord, Clock, Error, ErrorKind, Event, Region, Result, Seq, SliceId, Stored, StreamName, columns, memory_of,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::merge::part_keyless;
-use super::quarantine;
+use super::quarantine::{self, Record};
 use super::stream::{Cover, Message, SliceKey, StreamShared, Unit};
 use crate::conform::Stamp;
 use crate::failpoint;
+use crate::policy::{Examiner, Tally};
 
 /// Records of one stream that may wait for a mark, in bytes.
 const MAX_WAITING_RECORDS: usize = 32 << 20;
@@ -113,15 +114,21 @@ struct StreamWriter {
     /// Rows that no mark covers yet, in memory.
     pending: Vec<RecordBatch>,
     pending_bytes: u64,
-    waiting_records: Vec<BadRecord>,
+    waiting_records: Vec<Record>,
     waiting_bytes: usize,
+    /// Files of records that no mark covers yet.
+    waiting_files: Vec<DataFile>,
+    /// Checks and masks.
+    examiner: Examiner,
+    /// What was counted of rows that no mark covers yet.
+    waiting_tally: Tally,
     /// The open file.
     file: Option<Box<dyn DataWriter>>,
     file_schema: Option<arrow_schema::SchemaRef>,
     since: Instant,
     /// The open file holds rows that no mark covers; all of them are so.
     provisional: bool,
-    records: Vec<BadRecord>,
+    records: Vec<Record>,
     covers: Vec<(SliceKey, Cover)>,
     region: Option<Region>,
     /// Files that are closed and not handed over yet.
@@ -181,9 +188,10 @@ impl LaneWriter {
             Event::Rows(name, batch) => {
                 let pending: u64 = self.open.values().map(|stream| stream.pending_bytes).sum();
                 let room = self.settings.pending_bytes.saturating_sub(pending);
+                let settings = self.settings.clone();
                 let Some((stream, from)) = self.stream(&name)? else { return Ok(()) };
                 if let Some(batch) = beyond(batch, from.as_ref())? {
-                    stream.rows(batch, room)?;
+                    stream.rows(batch, room, &settings)?;
                 }
                 // The permit bounds what waits in the channel; what waits for a mark is bounded by `pending_bytes`.
                 drop(permit);
@@ -195,7 +203,7 @@ impl LaneWriter {
             },
             Event::Remove(name, region) => self.remove(&name, region),
             Event::Quarantine(name, record) => match self.stream(&name)? {
-                Some((stream, _)) => stream.quarantine(record),
+                Some((stream, _)) => stream.bad_record(record),
                 None => Ok(()),
             },
             Event::Mark(position) => self.cover(&Cover::At(position)),
@@ -276,7 +284,7 @@ impl LaneWriter {
             }
             (SliceEnd::Accepted, _) => {
                 for stream in self.open.values_mut() {
-                    stream.accept()?;
+                    stream.accept(&self.settings)?;
                 }
             }
             _ => {
@@ -305,6 +313,9 @@ impl StreamWriter {
             pending_bytes: 0,
             waiting_records: Vec::new(),
             waiting_bytes: 0,
+            waiting_files: Vec::new(),
+            examiner: Examiner::new(Arc::clone(&shared.target.values), Arc::clone(shared.quality.sets())),
+            waiting_tally: Tally::default(),
             file: None,
             file_schema: None,
             since: Instant::now(),
@@ -317,9 +328,9 @@ impl StreamWriter {
         }
     }
 
-    fn rows(&mut self, batch: RecordBatch, room: u64) -> Result<()> {
+    fn rows(&mut self, batch: RecordBatch, room: u64, settings: &WriterSettings) -> Result<()> {
         if self.provisional {
-            return self.encode(batch);
+            return self.encode(batch, settings);
         }
         let bytes = memory_of(&batch) as u64;
         self.pending_bytes += bytes;
@@ -332,24 +343,36 @@ impl StreamWriter {
                 self.send()?;
             }
             self.provisional = true;
-            self.encode_pending()?;
+            self.encode_pending(settings)?;
         }
         Ok(())
     }
 
-    fn encode_pending(&mut self) -> Result<()> {
+    fn encode_pending(&mut self, settings: &WriterSettings) -> Result<()> {
         self.pending_bytes = 0;
-        std::mem::take(&mut self.pending).into_iter().try_for_each(|batch| self.encode(batch))
+        std::mem::take(&mut self.pending).into_iter().try_for_each(|batch| self.encode(batch, settings))
     }
 
-    fn encode(&mut self, batch: RecordBatch) -> Result<()> {
+    fn encode(&mut self, batch: RecordBatch, settings: &WriterSettings) -> Result<()> {
+        let mut examined = self.examiner.examine(batch)?;
+        if self.provisional {
+            self.waiting_tally.add(examined.tally);
+        } else {
+            examined.tally.settle();
+            self.closed.tally.add(examined.tally);
+        }
+        self.hold(examined.held.into_iter().map(Record::from), settings)?;
+        let batch = examined.batch;
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
         let conform = self.shared.conform();
         let conformed = conform.batch(batch, &self.stamp).map_err(|e| e.with("stream", &self.shared.name))?;
         self.shared.counters.rows_rescued.fetch_add(conformed.rescued as u64, Ordering::Relaxed);
         let mut conformed = conformed;
         if let Some(keyed) = &self.shared.target.keyed {
             let (batch, records) = part_keyless(conformed.batch, &keyed.stored_key(&conform)?)?;
-            records.into_iter().try_for_each(|record| self.quarantine(record))?;
+            self.hold(records.into_iter().map(Record::from), settings)?;
             conformed.batch = batch;
             if conformed.batch.num_rows() == 0 {
                 return Ok(());
@@ -374,8 +397,28 @@ impl StreamWriter {
         }
     }
 
-    fn quarantine(&mut self, record: BadRecord) -> Result<()> {
-        self.waiting_bytes += record.record.len() + record.reason.len();
+    /// Takes rows that a check holds back. Like rows they count once a mark covers them, and may be many.
+    fn hold(&mut self, held: impl Iterator<Item = Record>, settings: &WriterSettings) -> Result<()> {
+        if !self.provisional {
+            self.records.extend(held);
+            return Ok(());
+        }
+        for record in held {
+            self.waiting_bytes += record.bytes();
+            self.waiting_records.push(record);
+        }
+        if self.waiting_bytes > MAX_WAITING_RECORDS / 4 {
+            let records = std::mem::take(&mut self.waiting_records);
+            self.waiting_bytes = 0;
+            let files = self.write_quarantine(&records, settings)?;
+            self.waiting_files.extend(files);
+        }
+        Ok(())
+    }
+
+    fn bad_record(&mut self, record: BadRecord) -> Result<()> {
+        let record = Record::from(self.shared.target.values.mask_record(record)?);
+        self.waiting_bytes += record.bytes();
         self.waiting_records.push(record);
         if self.waiting_bytes > MAX_WAITING_RECORDS {
             return Err(Error::new(ErrorKind::LimitExceeded, "too many unreadable records in a row")
@@ -387,7 +430,9 @@ impl StreamWriter {
     }
 
     fn remove(&mut self, region: Region, settings: &WriterSettings) -> Result<()> {
-        let uncovered = !self.pending.is_empty() || self.provisional || !self.waiting_records.is_empty();
+        let region = self.shared.target.values.mask_region(region)?;
+        let waiting = !self.waiting_records.is_empty() || !self.waiting_files.is_empty();
+        let uncovered = !self.pending.is_empty() || self.provisional || waiting;
         if region == Region::All {
             // Rows that came since the last mark are among those that are removed.
             self.drop_uncovered();
@@ -402,21 +447,25 @@ impl StreamWriter {
 
     /// Everything so far is covered.
     fn cover(&mut self, key: SliceKey, cover: Cover, settings: &WriterSettings) -> Result<()> {
-        self.accept()?;
+        self.accept(settings)?;
         self.covers.retain(|(k, _)| *k != key);
         self.covers.push((key, cover));
         let full = self.file.as_ref().is_some_and(|file| file.bytes() >= self.shared.options.target_file_bytes);
         let old = self.since.elapsed() >= self.shared.commit_interval && self.file.is_some();
-        let records = self.records.iter().map(|record| record.record.len()).sum::<usize>() > MAX_WAITING_RECORDS / 4;
+        let records = self.records.iter().map(Record::bytes).sum::<usize>() > MAX_WAITING_RECORDS / 4;
         if full || old || records || self.region.is_some() { self.cut(settings) } else { Ok(()) }
     }
 
-    fn accept(&mut self) -> Result<()> {
+    fn accept(&mut self, settings: &WriterSettings) -> Result<()> {
         self.provisional = false;
         // Rows may turn out to be records on their way into a file.
-        self.encode_pending()?;
+        self.encode_pending(settings)?;
         self.records.append(&mut self.waiting_records);
         self.waiting_bytes = 0;
+        self.closed.quarantine.append(&mut self.waiting_files);
+        let mut tally = std::mem::take(&mut self.waiting_tally);
+        tally.settle();
+        self.closed.tally.add(tally);
         Ok(())
     }
 
@@ -425,6 +474,10 @@ impl StreamWriter {
         self.pending_bytes = 0;
         self.waiting_records.clear();
         self.waiting_bytes = 0;
+        // Nobody commits the files: maintenance removes them.
+        let dropped: u64 = self.waiting_files.drain(..).map(|file| file.rows).sum();
+        self.shared.counters.rows_quarantined.fetch_sub(dropped, Ordering::Relaxed);
+        self.examiner.forget(&std::mem::take(&mut self.waiting_tally));
         if self.provisional
             && let Some(file) = self.file.take()
         {
@@ -459,12 +512,17 @@ impl StreamWriter {
             return Ok(());
         }
         let records = std::mem::take(&mut self.records);
-        let writers = settings.runtime.block_on(self.shared.quarantine.writers())?;
-        let now = settings.clock.now_micros();
-        let files = quarantine::write(&records, writers.as_ref(), &self.shared.options, &settings.run_id, now)?;
-        self.shared.counters.rows_quarantined.fetch_add(records.len() as u64, Ordering::Relaxed);
+        let files = self.write_quarantine(&records, settings)?;
         self.closed.quarantine.extend(files);
         Ok(())
+    }
+
+    fn write_quarantine(&self, records: &[Record], settings: &WriterSettings) -> Result<Vec<DataFile>> {
+        let writers = settings.runtime.block_on(self.shared.quarantine.writers())?;
+        let now = settings.clock.now_micros();
+        let files = quarantine::write(records, writers.as_ref(), &self.shared.options, &settings.run_id, now)?;
+        self.shared.counters.rows_quarantined.fetch_add(records.len() as u64, Ordering::Relaxed);
+        Ok(files)
     }
 
     /// Sends what is closed with what it covers.
@@ -472,10 +530,11 @@ impl StreamWriter {
         let mut unit = std::mem::take(&mut self.closed);
         unit.covers = std::mem::take(&mut self.covers);
         unit.region = self.region.take();
-        if unit.files.is_empty() && unit.quarantine.is_empty() && unit.covers.is_empty() && unit.region.is_none() {
+        let nothing = unit.files.is_empty() && unit.quarantine.is_empty() && unit.covers.is_empty();
+        if nothing && unit.region.is_none() && unit.tally == Tally::default() {
             return Ok(());
         }
-        self.shared.units.blocking_send(Message::Unit(unit)).map_err(|_| Error::cancelled())
+        self.shared.units.blocking_send(Message::Unit(Box::new(unit))).map_err(|_| Error::cancelled())
     }
 }
 

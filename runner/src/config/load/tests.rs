@@ -108,10 +108,10 @@ fn all_problems_come_at_once_each_with_file_line_and_key() {
          \x20   port: 5\n\
          \x20   password: 12345\n\
          \x20   streams:\n\
-         \x20     orders: {write: merge, mode: cdc, cursor: [a], mask: {email: hash}}\n\
+         \x20     orders: {write: merge, mode: cdc, cursor: [a], mask: {email: hsh}}\n\
          \x20     returns: {on_schema_change: evolv}\n\
          extra: 1\n\
-         mask_key: ${KEY}\n",
+         mask_key: [1]\n",
     )
     .set("KEY", "k");
     assert_eq!(
@@ -127,11 +127,55 @@ fn all_problems_come_at_once_each_with_file_line_and_key() {
             "ingest.yaml:10: sources.shop.port: this key was given before, on line 9",
             "ingest.yaml:11: sources.shop.password: expected a text, found a number (put it in quotes)",
             "ingest.yaml:13: sources.shop.streams.orders.cursor: expected a text, found a list",
+            "ingest.yaml:13: sources.shop.streams.orders.mask.email: \"hsh\" is not one of drop, null, redact, partial, hash, token, keep (did you mean `hash`?)",
             "ingest.yaml:13: sources.shop.streams.orders.mode: mode: cdc is not built in yet (remove it: this build would not honour it)",
-            "ingest.yaml:13: sources.shop.streams.orders.mask: mask is not built in yet (remove it: this build would not honour it)",
             "ingest.yaml:14: sources.shop.streams.returns.on_schema_change: \"evolv\" is not one of evolve, freeze, rescue, fail (did you mean `evolve`?)",
-            "ingest.yaml:15: extra: unknown key (known keys: lake, memory, sources)",
-            "ingest.yaml:16: mask_key: mask_key is not built in yet (remove it: this build would not honour it)",
+            "ingest.yaml:15: extra: unknown key (known keys: lake, mask_key, memory, policies, sources)",
+            "ingest.yaml:16: mask_key: expected a text, found a list",
+        ]
+    );
+}
+
+#[test]
+fn masks_checks_and_policies_are_read_and_what_is_wrong_has_a_place() {
+    let text = "mask_key: ${KEY}\n\
+                policies: {require_classification: true, mask: {pii: hash}}\n\
+                sources:\n\
+                \x20 shop:\n\
+                \x20   host: h\n\
+                \x20   streams:\n\
+                \x20     orders:\n\
+                \x20       mask: {a: hash, b: null, c: {partial: 2}, \"d.*\": {generalize: 10}}\n\
+                \x20       checks:\n\
+                \x20         - {column: id, not_null: true, on_fail: fail}\n\
+                \x20         - {column: credit, range: {min: 0, max: 100000}, on_fail: quarantine, tolerate: 1%}\n\
+                \x20         - {column: status, accepted_values: [active, closed]}\n";
+    let loaded = Case::new(text).set("KEY", "canary").source("shop").good();
+    let shop = &loaded.config.sources["shop"];
+    assert_eq!(shop.common.mask_key.as_ref().map(ingest_core::Secret::expose), Some("canary"));
+    assert!(shop.common.policies.require_classification);
+    let options = shop.options_of("orders").expect("configured");
+    assert_eq!(options.mask.as_ref().map(std::collections::BTreeMap::len), Some(4));
+    let labels: Vec<String> = options.checks.iter().flatten().map(super::super::CheckOptions::label).collect();
+    assert_eq!(labels, ["not_null(id)", "range(credit)", "accepted_values(status)"]);
+    assert_eq!(shop.place("orders", "mask.c").0.to_string(), "ingest.yaml:8");
+    assert_eq!(shop.place("orders", "checks.1.range").0.to_string(), "ingest.yaml:11");
+    assert!(!masked(&loaded).to_string().contains("canary"));
+    // Looking at the lake needs no key.
+    assert!(Case::new(text).good().config.common.mask_key.is_none());
+
+    let wrong = Case::new(
+        "sources:\n  shop:\n    host: h\n    streams:\n      orders:\n        checks:\n          - {column: id}\n\
+         \x20         - {column: id, regex: \"(\"}\n          - {column: id, sql: \"id > 0\"}\n\
+         \x20         - {row_count: {min: 1}, on_fail: quarantine}\n",
+    );
+    assert_eq!(
+        wrong.problems(),
+        [
+            "ingest.yaml:7: sources.shop.streams.orders.checks.0: this check checks nothing: write e.g. `{column: id, not_null: true}`",
+            "ingest.yaml:8: sources.shop.streams.orders.checks.1.regex: the expression cannot be read: unclosed group",
+            "ingest.yaml:9: sources.shop.streams.orders.checks.2.sql: a check in SQL is not built in yet (remove it: this build would not honour it)",
+            "ingest.yaml:10: sources.shop.streams.orders.checks.3.on_fail: row_count is about no single rows: write warn or fail",
         ]
     );
 }
