@@ -7,6 +7,7 @@ mod intervals;
 mod late_rows;
 mod merge;
 mod network;
+mod policies;
 mod sample_database;
 mod stripe;
 mod structure;

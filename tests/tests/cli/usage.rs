@@ -23,13 +23,15 @@ fn help_lists_what_works_and_nothing_else() {
         "schema",
         "maintain",
         "config",
+        "quarantine",
+        "reveal",
         "completions",
     ] {
         assert!(help.stdout.contains(&format!("\n  {verb} ")), "{verb} is missing:\n{}", help.stdout);
         let own = project.good(&[verb, "--help"]);
         assert!(own.stdout.contains("Examples:") && own.stdout.contains("--config"), "{verb}:\n{}", own.stdout);
     }
-    for verb in ["query", "serve", "verify", "quarantine", "forget", "reveal", "source"] {
+    for verb in ["query", "serve", "verify", "forget", "source"] {
         assert!(!help.stdout.contains(&format!("\n  {verb} ")), "{verb} is shown");
     }
     assert!(!project.good(&["run", "--help"]).stdout.contains("--follow"));
@@ -43,9 +45,7 @@ fn what_is_not_built_in_is_refused_with_2() {
         "query SELECT",
         "serve",
         "verify --source files",
-        "quarantine show --source files",
         "forget --anything x",
-        "reveal",
         "source setup --source files --dry-run",
         "run --source files --follow",
         "run --source files --plan plan.json --slice 3",
