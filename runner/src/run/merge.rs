@@ -45,7 +45,8 @@ enum Manner {
 }
 
 impl Keyed {
-    /// What a stream's options ask for; `None` where its rows meet no others.
+    /// What a stream's options ask for; `None` where its rows meet no others. `cursor` is the column by which rows are read,
+    /// and whether its values are masked.
     ///
     /// # Errors
     /// `ConfigInvalid` for options that do not go together, and where the key is missing or unknown.
@@ -53,7 +54,7 @@ impl Keyed {
         stream: &Stream,
         mode: Mode,
         write: WriteMode,
-        cursor: Option<&str>,
+        cursor: Option<(&str, bool)>,
         options: &StreamOptions,
     ) -> Result<Option<Self>> {
         let wrong = |message: String| Error::config(message).with("stream", &stream.name);
@@ -99,8 +100,8 @@ impl Keyed {
             key: stream.key.clone(),
             sweeps: mode == Mode::Full && manner != Manner::Keep && options.deletes != Some(Deletes::Ignore),
             // A key that the source itself knows lies in one slice alone.
-            in_turn: cursor.is_none() && options.key.is_some(),
-            cursor: cursor.map(ToOwned::to_owned),
+            in_turn: cursor.map_or(options.key.is_some(), |(_, masked)| masked),
+            cursor: cursor.filter(|(_, masked)| !masked).map(|(column, _)| column.to_owned()),
             manner,
         };
         keyed.refuse_clashes(stream)?;

@@ -160,7 +160,9 @@ fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spe
         stream.key.clone_from(key);
     }
     let policy = options.on_schema_change.unwrap_or_default();
-    let keyed = Keyed::of(&stream, mode, write, cursor.as_ref().map(|cursor| cursor.column.as_str()), &options)?;
+    // The values of a masked column are in no order.
+    let order = cursor.as_ref().map(|cursor| cursor.column.as_str()).map(|c| (c, values.is_masked(c)));
+    let keyed = Keyed::of(&stream, mode, write, order, &options)?;
     Ok(Target { stream, options, mode, write, keyed, cursor, policy, values: Arc::new(values) })
 }
 
