@@ -103,6 +103,14 @@ impl HttpClient {
         Request::new(self.clone(), Method::GET, "GET a link".into(), self.0.hosts.link(&reply.url, link))
     }
 
+    /// The address that a link of an answer leads to, to be kept in a position: checked as [`HttpClient::follow`] does.
+    ///
+    /// # Errors
+    /// `DataInvalid` unless the link leads to the endpoint's origin or to a listed host.
+    pub fn resolve(&self, reply: &Reply, link: &str) -> Result<Url> {
+        self.0.hosts.link(&reply.url, link).map(|target| target.url)
+    }
+
     /// The same for a link that is kept in a position or a job and has no answer of this run beside it.
     pub fn follow_stored(&self, link: &str) -> Request {
         let target = self.0.hosts.path("").and_then(|base| self.0.hosts.link(&base.url, link));
@@ -153,6 +161,12 @@ impl Request {
             expects: Expects::Json,
             repeatable,
         }
+    }
+
+    /// Sets what errors and logs call it, where its path holds keys of rows: the method and the path's template.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
     }
 
     /// Adds a query parameter, percent-encoded here.

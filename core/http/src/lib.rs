@@ -56,3 +56,4 @@ pub use hosts::HostRule;
 pub use oauth::{Grant, OAuth, RefreshTokens};
 pub use pages::{Fetch, PageGuard};
 pub use reqwest::{Method, StatusCode, header::HeaderMap};
+pub use url::Url;
