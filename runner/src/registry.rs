@@ -28,6 +28,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_files::Files>();
         #[cfg(feature = "postgres")]
         let registry = registry.with::<ingest_connector_postgres::Postgres>();
+        #[cfg(feature = "rest")]
+        let registry = registry.with::<ingest_connector_rest::Rest>();
         #[cfg(feature = "stripe")]
         let registry = registry.with::<ingest_connector_stripe::Stripe>();
         registry

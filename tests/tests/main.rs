@@ -8,6 +8,7 @@ mod late_rows;
 mod merge;
 mod network;
 mod policies;
+mod rest;
 mod sample_database;
 mod stripe;
 mod structure;
