@@ -17,8 +17,8 @@ use crate::state::ParentRow;
 use crate::streams::{Def, Parent, kept_fields, schema_of, takes};
 use crate::walk::{Bounds, Page, Walk, ask};
 
-/// Columns that a sample may show; a list of more is no table.
-const MOST_COLUMNS: usize = 2_000;
+/// Columns that a sample may show: they are part of every slice, whose work has a limit.
+const MOST_COLUMNS: usize = 500;
 /// Parents whose lists are looked at for a sample.
 const MOST_PARENTS: usize = 20;
 
