@@ -31,9 +31,7 @@ pub(crate) async fn plan(rest: &Rest, request: &PlanRequest<Position>) -> Result
         let def = rest.def(selected.stream.name.as_str())?;
         let whole = Whole::read(rest, def, selected).await?;
         match (selected.mode, &def.window, request.interval) {
-            (_, Some(_), Some((start, end))) => {
-                whole.slices(&mut plan, Shape::Window, Bounds { from: Some(start), to: Some(end) }, whole.parents())?;
-            }
+            (_, Some(_), Some(interval)) => whole.interval(&mut plan, interval)?,
             (_, None, Some(_)) => {
                 return Err(Error::config("an interval needs a stream that is read by a cursor")
                     .with("stream", &def.name)
@@ -138,6 +136,20 @@ impl<'a> Whole<'a> {
             add(format!("{id}#{nth}"), Some(some));
         }
         Ok(())
+    }
+
+    /// A window by hand, as far as it was read: what is newer, and what parents hold that nobody has read, the next run reads.
+    fn interval(&self, plan: &mut Plan<Work, Position>, (start, end): (i64, i64)) -> Result<()> {
+        let held = self.selected.positions.get(&cursor_id());
+        let (to, known) = match held {
+            Some(Position::Until { to, parents }) => (end.min(*to), parents.as_deref()),
+            _ => (end, None),
+        };
+        if start >= to {
+            return Ok(());
+        }
+        let (old, _) = self.split(held.map(|_| to), known);
+        self.slices(plan, Shape::Window, Bounds { from: Some(start), to: Some(to) }, old.as_deref())
     }
 
     /// What is new since the last plan.

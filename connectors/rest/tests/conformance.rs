@@ -1,5 +1,6 @@
 //! The suite that every connector passes, with each manifest of `examples/rest` against its stand-in.
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use ingest_connector_rest::Rest;
@@ -8,7 +9,7 @@ use ingest_testkit::conformance::{self, CanonicalRows, Subject};
 use serde_json::{Map, json};
 
 use crate::harness::{github, hubspot, seconds_now, shop};
-use crate::stand_ins::{CANARY, GitHub, HubSpot, Shop, StandIn};
+use crate::stand_ins::{Api, CANARY, GitHub, HubSpot, Shop, StandIn};
 
 /// The server's clock is behind ours and moves with the test; the connector goes by it.
 fn now() -> i64 {
@@ -24,6 +25,22 @@ fn with_secret(mut config: Json, name: &str) -> Json {
     config
 }
 
+/// A hook that does something to a stand-in.
+fn act<A: Api>(server: &Arc<StandIn<A>>, what: fn(&StandIn<A>)) -> impl Fn() -> Ready<()> + Send + Sync + use<A> {
+    let server = server.clone();
+    move || {
+        what(&server);
+        ready(())
+    }
+}
+
+fn hits<A: Api>(server: &Arc<StandIn<A>>) -> impl Fn() -> u64 + Send + Sync + use<A> {
+    let server = server.clone();
+    move || server.hits() as u64
+}
+
+const COUNTERPART: &str =
+    "three manifests of `examples/rest`, each against a stand-in of ours; the table shows the shop's";
 const NO_EMPTY_STREAM: &str = "shown with the stand-in of HubSpot";
 const NO_LATE_ROWS: &str = "full reads alone; shown with the two others";
 
@@ -75,6 +92,8 @@ async fn stand_in_github_conforms() {
         .change(change)
         .late(late, hook(|api| api.now += 100))
         .resumes(10)
+        .counterpart(COUNTERPART)
+        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
         .skip("R10", NO_EMPTY_STREAM);
     conformance::run(subject).await.assert_passed();
 }
@@ -104,6 +123,8 @@ async fn stand_in_hubspot_conforms() {
         .change(|| async {})
         .empty("contacts_archived")
         .resumes(10)
+        .counterpart(COUNTERPART)
+        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
         .skip("D03", "the manifest has full reads alone, and the connector claims both modes")
         .skip("I06", NO_LATE_ROWS);
     conformance::run(subject).await.assert_passed();
@@ -161,6 +182,8 @@ async fn stand_in_shop_conforms() {
         .change(change)
         .late(late, hook(|api| api.now += 100))
         .resumes(10)
+        .counterpart(COUNTERPART)
+        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
         .skip("R10", NO_EMPTY_STREAM);
-    conformance::run(subject).await.assert_passed();
+    conformance::run(subject).await.assert_documented(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md"));
 }

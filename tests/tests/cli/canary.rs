@@ -64,6 +64,13 @@ fn configuration(connectors: &Value) -> String {
                     secrets += 1;
                     json!(CANARY)
                 }
+                // Secrets by names of the user's own, as a manifest declares them.
+                _ if schema["additionalProperties"]["writeOnly"] == true => {
+                    secrets += 1;
+                    json!({"key": CANARY})
+                }
+                "manifest" => json!({"base_url": "https://api.example.com", "auth": {"bearer": "$${secrets.key}"},
+                    "secrets": {"key": {}}, "streams": {"x": {"path": "/x", "columns": {"id": "int64"}}}}),
                 "host" => json!("127.0.0.1"),
                 "port" => json!(1),
                 "endpoint" => json!("http://127.0.0.1:1"),

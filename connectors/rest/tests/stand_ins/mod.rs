@@ -57,6 +57,16 @@ impl<A: Api> StandIn<A> {
         lock(&self.api)
     }
 
+    /// Every request fails until [`StandIn::works`].
+    pub fn breaks(&self) {
+        self.fail((0..10_000).map(|_| Response::status(503)));
+    }
+
+    /// No request fails any more.
+    pub fn works(&self) {
+        lock(&self.faults).clear();
+    }
+
     /// The next requests are answered so.
     pub fn fail(&self, responses: impl IntoIterator<Item = Response>) {
         lock(&self.faults).extend(responses);
