@@ -63,6 +63,9 @@ pub struct Checkpoint {
     /// There are rows of intervals and no position: the first run without an interval replaces them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub intervals: bool,
+    /// The last plan of several processes that was closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
     /// Rows that this commit made visible.
     #[serde(default)]
     pub rows: u64,
@@ -107,6 +110,7 @@ impl Checkpoint {
             released: Vec::new(),
             limited: false,
             intervals: false,
+            closed: None,
             rows: 0,
         }
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! _ingest/checkpoints/<source>/<stream>/<number>.json   positions of a stream, one document per commit
 //! _ingest/plans/<source>/<plan id>.json                 the slices of a plan
+//! _ingest/parts/<plan id>/<part>/<stream>/<k>.json       what processes that share a plan have staged
 //! _ingest/feeds/<source>/<feed>/<k>.json                what every table of a change feed holds
 //! _ingest/leases/<source>/<stream>/<k>.json             who works on a stream
 //! _ingest/streams/<source>/<stream>/<k>.json            schema history
@@ -16,6 +17,7 @@ mod checkpoint;
 mod documents;
 mod feed;
 mod lease;
+mod part;
 mod plan;
 mod ranges;
 mod run;
@@ -25,7 +27,8 @@ pub use checkpoint::{Checkpoint, PlanProgress, checkpoint_path, list_checkpoints
 pub use documents::{Created, Documents, FORMAT};
 pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
 pub use lease::{Holder, Lease};
-pub use plan::{PlanDocument, PlannedStream, plan_path};
+pub use part::PartDocument;
+pub use plan::{Parts, PlanDocument, PlannedStream, plan_path};
 pub use ranges::Ranges;
 pub use run::{RunDocument, RunStream, list_runs, run_path};
 pub use stream::{CURSOR, ColumnDocument, MASK_KEY, StreamDocument, latest_stream, record_stream};

@@ -31,6 +31,25 @@ pub struct PlanDocument {
     /// The plan does not cover everything: ask again when it is complete.
     #[serde(default)]
     pub more: bool,
+    /// Set where other processes read the slices: how they share them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+/// How processes share the slices of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// So many parts.
+    pub of: u32,
+    /// The part of the first slice; each further slice belongs to the next part, in a circle.
+    pub first: u32,
+}
+
+impl Parts {
+    /// The part to which a slice belongs.
+    pub fn part(&self, slice: u32) -> u32 {
+        (self.first % self.of.max(1) + slice % self.of.max(1)) % self.of.max(1)
+    }
 }
 
 /// How a stream is read by a plan. A plan is finished as it was begun, whatever the configuration says by then.
@@ -44,18 +63,15 @@ pub struct PlannedStream {
     pub staged: bool,
     /// The number on which the plan stands (invariant `plan_names_its_base`).
     pub base: Option<i64>,
+    /// The columns of the source when it was planned, where other processes read the slices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
 }
 
 impl PlanDocument {
-    /// Writes the document.
-    ///
-    /// # Errors
-    /// `Unexpected` when the id is taken: ids are unique.
-    pub async fn create(&self, documents: &Documents) -> Result<()> {
-        match documents.create(&plan_path(&self.source, &self.id), self).await? {
-            Created::New => Ok(()),
-            Created::Exists => Err(Error::unexpected("a plan of this id exists").with("plan", &self.id)),
-        }
+    /// Writes the document, if there is none of its id.
+    pub async fn create(&self, documents: &Documents) -> Result<Created> {
+        documents.create(&plan_path(&self.source, &self.id), self).await
     }
 
     /// Reads the plan of an id.

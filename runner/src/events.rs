@@ -111,6 +111,9 @@ pub struct StreamReport {
     pub rows_rescued: u64,
     /// Records that went to quarantine.
     pub rows_quarantined: u64,
+    /// Rows that a part of a plan has staged: they become visible when the plan is closed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_staged: u64,
     /// Bytes read, as Arrow.
     pub bytes_read: u64,
     /// Files that became visible.
@@ -190,6 +193,11 @@ pub enum Outcome {
     Failed,
     /// It was asked to stop; all commits are whole.
     Interrupted,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// An error as JSON and text show it: `{kind, message, hint, context}`.

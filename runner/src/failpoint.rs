@@ -4,7 +4,7 @@
 //! it: nothing is flushed, nothing is cleaned up.
 
 /// All places, in the order in which a commit passes them.
-pub const PLACES: [&str; 9] = [
+pub const PLACES: [&str; 10] = [
     "extract",
     "file_closed",
     "plan_written",
@@ -14,6 +14,7 @@ pub const PLACES: [&str; 9] = [
     "feed_written",
     "acknowledged",
     "lease_taken",
+    "part_staged",
 ];
 
 /// Says that a place is reached.

@@ -8,6 +8,7 @@ use ingest_core::{CancellationToken, Clock, Context, Limiter, Result, Source, Sp
 use ingest_lake_delta::DeltaFormat;
 use object_store::ObjectStore;
 
+use crate::commit::Author;
 use crate::config::{Config, LakeConfig, LakeFormat, SourceConfig};
 use crate::registry::Registry;
 
@@ -126,6 +127,20 @@ impl Session {
             cancel,
             _temp_dir: temp_dir,
         })
+    }
+}
+
+impl Session {
+    /// Who commits in this session.
+    pub fn author(&self) -> Author {
+        Author {
+            documents: self.lake.documents.clone(),
+            format: Arc::clone(&self.lake.format),
+            source: self.config.name.clone(),
+            run: self.run_id.clone(),
+            connector: format!("{} {}", self.spec.name, self.spec.version),
+            clock: Arc::clone(&self.clock),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::lake::World;
 use crate::merge::spans_are_whole;
 
 /// A clock that is wrong by some time.
-struct Skewed(i64);
+pub struct Skewed(pub i64);
 
 impl Clock for Skewed {
     fn now_micros(&self) -> i64 {
@@ -29,7 +29,7 @@ impl Clock for Skewed {
     }
 }
 
-fn seeds() -> Vec<u64> {
+pub fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("INGEST_TEST_SEED") {
         Some(seed) => vec![seed],

@@ -5,5 +5,6 @@ mod feeds;
 mod invariants;
 mod lake;
 mod merge;
+mod parts;
 mod pipeline;
 mod policy;

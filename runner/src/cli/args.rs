@@ -141,7 +141,11 @@ Every problem comes with its remedy. The exit code is the one that a run would e
     /// Show what a run would do; changes nothing
     #[command(after_help = "Examples:
   ingest plan --source shop_db
-  ingest plan --source shop_db --select public.orders --slices 8 --json")]
+  ingest plan --source shop_db --select public.orders --slices 8 --json
+  ingest plan --source shop_db --select public.orders --slices 8 -o plan.json
+
+With -o, eight processes can share the work: `ingest run --plan plan.json --slice 0` to 7, in any order, on any machine,
+any number of times; then `ingest run --plan plan.json --finish` makes all rows visible in one commit.")]
     Plan(PlanArgs),
     /// Load what is new into the lake
     #[command(after_help = "Examples:
@@ -149,6 +153,8 @@ Every problem comes with its remedy. The exit code is the one that a run would e
   ingest run --source shop_db --select 'public.*' --exclude public.audit
   ingest run --source stripe --progress json
   ingest run --source shop_db --select public.orders --interval-start 2024-01-01 --interval-end 2024-02-01
+  ingest run --plan plan.json --slice 3
+  ingest run --plan plan.json --finish
 
 The same command again, also after a crash, goes on where the last commit ended and adds nothing twice.
 SIGINT or SIGTERM stops within 10 seconds with all commits whole (exit 130); a second one stops at once.")]
@@ -354,6 +360,21 @@ pub struct SourceArgs {
     /// The source: a name in the configuration, or a connector with its defaults
     #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
     pub source: String,
+    /// Which of its streams.
+    #[command(flatten)]
+    pub streams: StreamArgs,
+}
+
+impl SourceArgs {
+    /// The selection.
+    pub fn selection(&self) -> Selection {
+        self.streams.selection()
+    }
+}
+
+/// Which streams of a source.
+#[derive(Debug, Clone, Args)]
+pub struct StreamArgs {
     /// Only streams of these names or globs; may be given several times
     #[arg(long, short = 's', env = "INGEST_SELECT", value_name = "GLOB", value_delimiter = ',', hide_env = true)]
     pub select: Vec<String>,
@@ -362,7 +383,7 @@ pub struct SourceArgs {
     pub exclude: Vec<String>,
 }
 
-impl SourceArgs {
+impl StreamArgs {
     /// The selection.
     pub fn selection(&self) -> Selection {
         Selection { select: self.select.clone(), exclude: self.exclude.clone() }
@@ -406,17 +427,27 @@ pub struct PlanArgs {
     #[arg(long, env = "INGEST_SLICES", value_name = "N", default_value_t = 1, hide_env = true,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slices: u32,
-    /// Refused: not built in yet.
-    #[arg(short, long, env = "INGEST_OUTPUT", hide = true)]
+    /// Write the plan to a file, for `ingest run --plan`: so many --slices for as many processes
+    #[arg(short, long, env = "INGEST_OUTPUT", value_name = "FILE", hide_env = true)]
     pub output: Option<PathBuf>,
 }
 
 /// `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Which source and streams.
+    /// The source: a name in the configuration, or a connector with its defaults
+    #[arg(
+        long,
+        short = 'S',
+        env = "INGEST_SOURCE",
+        value_name = "NAME",
+        required_unless_present = "plan",
+        hide_env = true
+    )]
+    pub source: Option<String>,
+    /// Which of its streams.
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub streams: StreamArgs,
     /// Forget positions and load everything again, replacing the rows
     #[arg(long, env = "INGEST_FULL_REFRESH", hide_env = true)]
     pub full_refresh: bool,
@@ -439,12 +470,16 @@ pub struct RunArgs {
     /// Refused: not built in yet.
     #[arg(long, env = "INGEST_FOLLOW", hide = true)]
     pub follow: bool,
-    /// Refused: not built in yet.
-    #[arg(long, env = "INGEST_PLAN", hide = true)]
+    /// A plan of `ingest plan -o`, to be read in parts by several processes
+    #[arg(long, env = "INGEST_PLAN", value_name = "FILE", hide_env = true,
+          conflicts_with_all = ["limit", "full_refresh", "interval_start", "select", "exclude"])]
     pub plan: Option<PathBuf>,
-    /// Refused: not built in yet.
-    #[arg(long, env = "INGEST_SLICE", hide = true)]
-    pub slice: Option<String>,
+    /// The part of the plan to read, from 0; also from JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX, CLOUD_RUN_TASK_INDEX
+    #[arg(long, env = "INGEST_SLICE", value_name = "I", requires = "plan", conflicts_with = "finish", hide_env = true)]
+    pub slice: Option<u32>,
+    /// Make everything that the parts of the plan have staged visible, in one commit
+    #[arg(long, env = "INGEST_FINISH", requires = "plan", hide_env = true)]
+    pub finish: bool,
 }
 
 /// How progress is shown.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use ingest_catalog::{Checkpoint, Lease, PlanDocument, checkpoint_path, list_checkpoints};
+use ingest_catalog::{Checkpoint, Lease, PartDocument, PlanDocument, checkpoint_path, list_checkpoints};
 use ingest_core::lake::{DataFile, Maintained, Maintenance};
 use ingest_core::{CancellationToken, Clock, Error, Json, Result, StreamName, SystemClock, nearest, table_name};
 use serde_json::json;
@@ -96,6 +96,12 @@ async fn maintain(
         staged = committer.staged().await?;
         let checkpoint = committer.checkpoint();
         quarantined.clone_from(&checkpoint.quarantine);
+        if let Some(plan) = &checkpoint.plan {
+            for part in PartDocument::all(&lake.documents, &plan.id, &stream.table()).await? {
+                staged.extend(part.files);
+                quarantined.extend(part.quarantine);
+            }
+        }
         if !dry_run && !checkpoint.released.is_empty() {
             // Compaction would put records that are released together with others.
             Quarantine::new(Arc::clone(&lake.format), source, stream).commit(checkpoint).await?;

@@ -1,7 +1,7 @@
 //! `ingest plan`: what a run would do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
 
 use arrow_schema::SchemaRef;
 use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Stream, StreamName, WriteMode};
@@ -10,18 +10,14 @@ use serde_json::json;
 use super::App;
 use super::args::PlanArgs;
 use super::output::{Outcome, note, print, print_error, print_json, safe, worst};
-use super::refused;
 use super::table::{Table, bytes, count, maybe};
-use crate::commit::{Author, Committer};
+use crate::commit::Committer;
 use crate::policy::MaskedColumn;
-use crate::run::{self, Ask, Planned, Target};
+use crate::run::{self, Ask, Planned, SharedPlan, Target};
 use crate::session::Session;
 
 /// Runs the verb.
 pub fn run(app: &App, args: &PlanArgs) -> Outcome {
-    if args.output.is_some() {
-        return refused::flag("plan --output");
-    }
     app.block_on(|cancel| plan(app, args, cancel))
 }
 
@@ -42,6 +38,12 @@ async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome 
     let asked = args.source.selection();
     let selection = run::selection(&session.config, &asked);
     let found = run::discover(&session, &selection).await?;
+    if let Some(path) = &args.output {
+        let targets = run::targets(&session.config, &session.spec, found, &asked)?;
+        let targets = targets.into_iter().map(|(name, target)| target.map_err(|error| error.with("stream", name)));
+        let plan = run::make_shared(&session, targets.collect::<Result<_>>()?, args.slices).await?;
+        return write(app, path, &plan);
+    }
     let mut codes = Vec::new();
     let mut opened = Vec::new();
     for (name, target) in run::targets(&session.config, &session.spec, found, &asked)? {
@@ -72,6 +74,31 @@ async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome 
     Ok(worst(codes))
 }
 
+/// Writes a plan for other processes.
+fn write(app: &App, path: &Path, plan: &SharedPlan) -> Outcome {
+    let failed =
+        |error: std::io::Error| Error::config("cannot write the plan").with("path", path.display()).caused_by(error);
+    let mut text = serde_json::to_string_pretty(plan)
+        .map_err(|error| Error::unexpected("a plan cannot be written as JSON").caused_by(error))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(failed)?;
+    let slices: usize = plan.plans.iter().map(|plan| plan.slices.len()).sum();
+    let streams: usize = plan.plans.iter().map(|plan| plan.streams.len()).sum();
+    if app.global.json {
+        let path = path.display().to_string();
+        print_json(
+            &json!({"source": plan.source, "path": path, "parts": plan.parts, "slices": slices, "streams": streams}),
+        )?;
+    } else {
+        let last = plan.parts.saturating_sub(1);
+        note(&format!(
+            "{}: {streams} streams in {slices} slices; `ingest run --plan` it with --slice 0 to {last}, then with --finish",
+            path.display()
+        ));
+    }
+    Ok(0)
+}
+
 fn failed(app: &App, name: &StreamName, error: Error) -> u8 {
     let error = error.with("stream", name);
     print_error(&error, &app.global);
@@ -79,15 +106,7 @@ fn failed(app: &App, name: &StreamName, error: Error) -> u8 {
 }
 
 async fn open(session: &Session, target: Target) -> Result<(Target, Committer)> {
-    let author = Author {
-        documents: session.lake.documents.clone(),
-        format: Arc::clone(&session.lake.format),
-        source: session.config.name.clone(),
-        run: session.run_id.clone(),
-        connector: format!("{} {}", session.spec.name, session.spec.version),
-        clock: Arc::clone(&session.clock),
-    };
-    let committer = Committer::open(author, target.stream.name.clone()).await?;
+    let committer = Committer::open(session.author(), target.stream.name.clone()).await?;
     let replaces = target.write == WriteMode::Replace && committer.checkpoint().plan.is_none();
     target.values.guard(&session.lake.documents, &session.config, replaces).await?;
     Ok((target, committer))

@@ -222,6 +222,7 @@ pub fn summary(report: &StreamReport) -> String {
     let version = match report.commit_version {
         Some(version) => format!("commit version {version}"),
         None if report.error.is_some() => "no commit".to_owned(),
+        None if report.rows_staged > 0 => format!("{} staged", count(report.rows_staged)),
         None => "nothing new".to_owned(),
     };
     let end = match (&report.error, report.partial) {

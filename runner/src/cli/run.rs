@@ -1,5 +1,6 @@
 //! `ingest run`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::progress::{observer, print_failures, summary};
 use super::refused;
 use crate::config::{Config, public_url};
 use crate::events::{ErrorReport, Event, Observer, Outcome as How, RunReport};
-use crate::run::{RunOptions, run as execute};
+use crate::run::{RunOptions, Share, run as execute};
 use crate::session::Session;
 
 /// A run that was asked to stop ends within ten seconds, if need be without its own consent: commits are whole at any time.
@@ -20,25 +21,28 @@ const GRACE: Duration = Duration::from_millis(9_500);
 
 /// Runs the verb.
 pub fn run(app: &App, args: &RunArgs) -> Outcome {
-    for (asked, name) in
-        [(args.follow, "run --follow"), (args.plan.is_some(), "run --plan"), (args.slice.is_some(), "run --slice")]
-    {
-        if asked {
-            return refused::flag(name);
-        }
+    if args.follow {
+        return refused::flag("run --follow");
     }
+    let shared = args.plan.as_deref().map(|path| share(path, args)).transpose()?;
+    let source = match (&args.source, &shared) {
+        (Some(source), _) => source.clone(),
+        (None, Some(share)) => share.plan.source.clone(),
+        (None, None) => return Err(Error::config("no source is named").hint("say --source NAME").into()),
+    };
     let interval = args.interval_start.zip(args.interval_end);
     if interval.is_some_and(|(start, end)| start >= end) {
         return Err(Error::config("the interval ends before it starts")
             .hint("--interval-start is inclusive, --interval-end is exclusive")
             .into());
     }
-    let config = app.load_source(&args.source.source)?;
+    let config = app.load_source(&source)?;
     let options = RunOptions {
-        selection: args.source.selection(),
+        selection: args.streams.selection(),
         full_refresh: args.full_refresh,
         limit: args.limit,
         interval,
+        shared,
         stall_timeout: None,
     };
     let run_id = args.run_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
@@ -46,9 +50,47 @@ pub fn run(app: &App, args: &RunArgs) -> Outcome {
     let mode = if app.global.json && args.progress == ProgressMode::Auto { ProgressMode::Json } else { args.progress };
     let observer = observer(mode, &run_id);
     app.with_runtime(|cancel| async {
-        let report = watched(app, &config, &args.source.source, run_id, &options, Arc::clone(&observer), cancel).await;
+        let report = watched(app, &config, &source, run_id, &options, Arc::clone(&observer), cancel).await;
         finish(app, mode, &report)
     })
+}
+
+/// Where schedulers of indexed jobs say which one this is: Kubernetes, AWS Batch, Cloud Run.
+const INDEXES: [&str; 3] = ["JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX", "CLOUD_RUN_TASK_INDEX"];
+
+/// Largest plan that is read.
+const MAX_PLAN_BYTES: u64 = 256 << 20;
+
+/// Reads a plan of `ingest plan -o`, and which part of it is meant.
+fn share(path: &Path, args: &RunArgs) -> Result<Share, Error> {
+    let failed = |message: &str| Error::config(message).with("path", path.display());
+    let bytes = match std::fs::metadata(path) {
+        Ok(found) if found.len() > MAX_PLAN_BYTES => return Err(failed("the plan is too large to be one")),
+        Ok(_) => std::fs::read(path),
+        Err(error) => Err(error),
+    };
+    let bytes = bytes.map_err(|error| {
+        failed("cannot read the plan")
+            .caused_by(error)
+            .hint("`ingest plan -o FILE` writes one; give each process its path")
+    })?;
+    let plan = serde_json::from_slice(&bytes)
+        .map_err(|error| failed("the file is no plan").caused_by(error).hint("`ingest plan -o FILE` writes one"))?;
+    let index = || {
+        INDEXES.iter().find_map(|name| {
+            let text = std::env::var(name).ok()?;
+            Some(text.parse().map_err(|_| Error::config(format!("{name} is no number")).with("value", text)))
+        })
+    };
+    let part = match (args.finish, args.slice) {
+        (true, _) => None,
+        (false, Some(slice)) => Some(slice),
+        (false, None) => Some(index().ok_or_else(|| {
+            Error::config("which slice of the plan shall be read is not said")
+                .hint("say --slice I, or --finish when all are done")
+        })??),
+    };
+    Ok(Share { plan, part })
 }
 
 /// Runs until the end, or until the time that a stop may take has passed.

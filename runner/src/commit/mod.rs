@@ -182,6 +182,11 @@ impl Edit<'_> {
         self.next.released = files;
     }
 
+    /// Remembers the plan of several processes that was closed: closing it again does nothing.
+    pub fn closed(&mut self, plan: &str) {
+        self.next.closed = Some(plan.to_owned());
+    }
+
     /// Lists uploaded files that stay invisible.
     pub fn stage(&mut self, files: Vec<DataFile>) {
         self.next.staged.extend(files);

@@ -5,6 +5,7 @@
 //! | `target` | catalog and configuration, made one per stream |
 //! | `planning` | plans found open in the lake, or made new |
 //! | `work`, `jobs` | a stream on its way, and the slices that are left of it |
+//! | `shared`, `part` | plans that several processes share, and what each has staged |
 //! | `lane` | takes slices, extracts them, retries |
 //! | `writer` | the thread of a lane: conform, encode, cut files at marks |
 //! | `merge` | rows that meet their table by key |
@@ -16,9 +17,11 @@ mod budget;
 mod jobs;
 mod lane;
 mod merge;
+mod part;
 mod planning;
 pub(crate) mod quarantine;
 mod round;
+mod shared;
 mod stream;
 mod target;
 mod vigil;
@@ -31,7 +34,9 @@ use std::time::{Duration, Instant};
 use ingest_catalog::{FORMAT, RunDocument, RunStream, run_path};
 use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
+pub use part::Gathered;
 pub use planning::{Ask, Planned, ask};
+pub use shared::{Share, SharedPlan, make_shared};
 pub use stream::conform_to;
 pub use target::{Target, selection, targets};
 
@@ -49,6 +54,8 @@ pub struct RunOptions {
     pub limit: Option<u64>,
     /// A window by hand: microseconds UTC, half-open.
     pub interval: Option<(i64, i64)>,
+    /// A plan that several processes share.
+    pub shared: Option<Share>,
     /// Give up when nothing moves for this long. Default 5 minutes.
     pub stall_timeout: Option<Duration>,
 }
@@ -79,20 +86,28 @@ pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Obse
 }
 
 async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Observer>) -> Result<Vec<StreamReport>> {
-    let asked = selection(&session.config, &options.selection);
+    if let Some(share) = &options.shared {
+        share.check(session)?;
+    }
+    let selected = options.shared.as_ref().map_or_else(|| options.selection.clone(), Share::selection);
+    let asked = selection(&session.config, &selected);
     let discovered = discover(session, &asked).await?;
-    let found = targets(&session.config, &session.spec, discovered, &options.selection);
+    let found = targets(&session.config, &session.spec, discovered, &selected);
     let targets = match found {
         // Only the whole list of streams holds the name that was meant.
         Err(error) if error.kind() == ErrorKind::ConfigInvalid && !asked.select.is_empty() => {
             let all = discover(session, &Selection::default()).await?;
-            return targets(&session.config, &session.spec, all, &options.selection).map_or_else(Err, |_| Err(error));
+            return targets(&session.config, &session.spec, all, &selected).map_or_else(Err, |_| Err(error));
         }
         found => found?,
     };
     let targets = match options.interval {
         None => targets,
         Some(_) => targets.into_iter().map(|(name, target)| (name, target.and_then(Target::by_interval))).collect(),
+    };
+    let targets = match &options.shared {
+        None => targets,
+        Some(share) => targets.into_iter().map(|(name, target)| (name, target.and_then(|t| share.fit(t)))).collect(),
     };
     round::Rounds::new(session, options, Arc::clone(observer)).run(targets).await
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ingest_catalog::{Documents, FORMAT, PlanDocument, PlannedStream};
+use ingest_catalog::{Created, Documents, FORMAT, Parts, PlanDocument, PlannedStream};
 use ingest_core::{
-    Intent, Json, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, Source, Stored, StreamName, WriteMode,
+    Error, Intent, Json, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, Source, Stored, StreamName,
+    WriteMode,
 };
 use tokio::sync::OnceCell;
 
@@ -38,9 +39,24 @@ impl OpenPlan {
         Ok(Self::new(document, documents.clone(), OnceCell::new_with(Some(()))))
     }
 
+    /// A plan that another process made, out of the lake, and others share.
+    pub fn shared(document: PlanDocument, documents: &Documents) -> Self {
+        Self::new(document, documents.clone(), OnceCell::new())
+    }
+
     /// Writes the plan's document, once.
     pub async fn write(&self) -> Result<()> {
-        self.written.get_or_try_init(|| self.document.create(&self.documents)).await.map(drop)
+        let shared = self.document.parts.is_some();
+        let create = || async {
+            match self.document.create(&self.documents).await? {
+                // Processes that share a plan write the same document.
+                Created::Exists if !shared => {
+                    Err(Error::unexpected("a plan of this id exists").with("plan", &self.document.id))
+                }
+                _ => Ok(()),
+            }
+        };
+        self.written.get_or_try_init(create).await.map(drop)
     }
 
     /// The plan's id.
@@ -156,6 +172,22 @@ fn selected(planned: &Planned<'_>) -> Selected<Stored> {
 
 /// Makes a plan of a run: asks the source and gives the answer an id.
 pub async fn make(session: &Session, question: Ask, streams: &[Planned<'_>]) -> Result<OpenPlan> {
+    let document = document(session, question, streams, None).await?;
+    Ok(OpenPlan::new(document, session.lake.documents.clone(), OnceCell::new()))
+}
+
+/// The columns of a schema in words, to see whether it is still the same.
+pub fn columns(schema: &arrow_schema::Schema) -> Vec<String> {
+    schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type())).collect()
+}
+
+/// A plan as a document.
+pub async fn document(
+    session: &Session,
+    question: Ask,
+    streams: &[Planned<'_>],
+    parts: Option<Parts>,
+) -> Result<PlanDocument> {
     let now = session.clock.now_micros();
     let plan = ask(session.source.as_ref(), now, question, streams).await?;
     let planned = |p: &Planned<'_>| {
@@ -166,11 +198,12 @@ pub async fn make(session: &Session, question: Ask, streams: &[Planned<'_>]) -> 
             .any(|slice| slice.shape == Shape::Snapshot && slice.streams.contains(&p.target.stream.name));
         // A complete read that deletes what it does not find must know all keys at once.
         let sweeps = p.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps);
-        let staged = snapshot || write == WriteMode::Replace || sweeps;
-        (p.target.stream.name.clone(), PlannedStream { mode: p.target.mode, write, staged, base: p.base })
+        let staged = snapshot || write == WriteMode::Replace || sweeps || parts.is_some();
+        let columns = if parts.is_some() { columns(&p.target.stream.schema) } else { Vec::new() };
+        (p.target.stream.name.clone(), PlannedStream { mode: p.target.mode, write, staged, base: p.base, columns })
     };
     let streams = streams.iter().map(planned).collect();
-    let document = PlanDocument {
+    Ok(PlanDocument {
         format: FORMAT,
         id: uuid::Uuid::now_v7().simple().to_string(),
         source: session.config.name.clone(),
@@ -181,6 +214,6 @@ pub async fn make(session: &Session, question: Ask, streams: &[Planned<'_>]) -> 
         slices: plan.slices,
         then: plan.then,
         more: plan.more,
-    };
-    Ok(OpenPlan::new(document, session.lake.documents.clone(), OnceCell::new()))
+        parts,
+    })
 }

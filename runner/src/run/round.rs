@@ -1,22 +1,26 @@
 //! Rounds of a run: open the tables, plan, read, settle, follow the feeds; again while a plan says that there is more.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use ingest_catalog::{Feed, Lease, record_stream};
-use ingest_core::lake::WriterOptions;
-use ingest_core::{Error, ErrorKind, Intent, Mode, Result, Shape, Slice, SliceId, StreamName, WriteMode};
+use ingest_catalog::{Feed, Lease, PartDocument, record_stream};
+use ingest_core::lake::{Definition, WriterOptions};
+use ingest_core::{
+    Error, ErrorKind, Intent, Mode, Region, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode,
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::Budget;
 use super::jobs::{bounded_jobs, feed_jobs};
 use super::lane::{Lanes, Remaining, settle};
+use super::part::{Gathered, PartLog};
 use super::planning::{Ask, OpenPlan, Planned, make};
 use super::quarantine::Quarantine;
+use super::shared::{Share, Stand, stand};
 use super::stream::{Counters, Finished, Message, Scope, StreamShared, StreamTask, conform_to};
 use super::target::Target;
 use super::work::{Line, State, Work, count, fail, settled};
@@ -58,21 +62,13 @@ pub struct Rounds<'a> {
 impl<'a> Rounds<'a> {
     /// The rounds of a run.
     pub fn new(session: &'a Session, options: &'a RunOptions, observer: Arc<dyn Observer>) -> Self {
-        let author = Author {
-            documents: session.lake.documents.clone(),
-            format: Arc::clone(&session.lake.format),
-            source: session.config.name.clone(),
-            run: session.run_id.clone(),
-            connector: format!("{} {}", session.spec.name, session.spec.version),
-            clock: Arc::clone(&session.clock),
-        };
         let now = session.clock.now_micros().unsigned_abs();
         Self {
             floor: Floor::new(session.lake.documents.clone(), &session.config.name),
             session,
             options,
             observer,
-            author,
+            author: session.author(),
             activity: Arc::new(AtomicU64::new(now)),
             leases: Arc::default(),
             ended: Arc::default(),
@@ -162,10 +158,13 @@ impl<'a> Rounds<'a> {
         let name = target.stream.name.clone();
         let documents = &self.session.lake.documents;
         let source = &self.session.config.name;
-        let lease =
-            Lease::take(documents, source, &name.table(), &self.session.run_id, self.session.clock.as_ref()).await?;
-        self.leases.lock().await.push(lease);
-        failpoint::reach("lease_taken");
+        // Parts of a plan do not touch the table, and run beside each other.
+        if self.part().is_none() {
+            let clock = self.session.clock.as_ref();
+            let lease = Lease::take(documents, source, &name.table(), &self.session.run_id, clock).await?;
+            self.leases.lock().await.push(lease);
+            failpoint::reach("lease_taken");
+        }
         let mut committer = Committer::open(self.author.clone(), name.clone()).await?;
         let checkpoint = committer.checkpoint();
         // An earlier run may have died between its commit and that of the quarantine.
@@ -180,7 +179,8 @@ impl<'a> Rounds<'a> {
                 .hint("finish it by a run without --interval-start and --interval-end"));
         }
         let loose = (checkpoint.limited || checkpoint.intervals) && checkpoint.plan.is_none();
-        let refresh = self.options.full_refresh || (loose && self.options.interval.is_none());
+        let by_hand = self.options.interval.is_some() || self.options.shared.is_some();
+        let refresh = self.options.full_refresh || (loose && !by_hand);
         if self.options.full_refresh && checkpoint.plan.is_some() {
             committer.commit(Change::default(), |edit| edit.abandon()).await?;
         }
@@ -191,6 +191,7 @@ impl<'a> Rounds<'a> {
             started: Instant::now(),
             refresh,
             plan: None,
+            gathered: None,
             resumed: false,
             expiries: 0,
             state: State::Due,
@@ -216,7 +217,15 @@ impl<'a> Rounds<'a> {
                 rest.push(w);
                 continue;
             }
-            match self.start(&mut w, &budget).await {
+            let started = match self.gather(&mut w).await {
+                Ok(true) => self.start(&mut w, &budget).await,
+                Ok(false) => {
+                    rest.push(w);
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            match started {
                 Ok(started) => running.push(Running { work: w, started }),
                 Err(error) => {
                     fail(&mut w, &error);
@@ -232,6 +241,9 @@ impl<'a> Rounds<'a> {
 
     /// Finds or makes a plan for every due stream.
     async fn plan_all(&self, work: &mut [Work], feeds: &[Feed]) {
+        if let Some(share) = &self.options.shared {
+            return self.plan_shared(work, share);
+        }
         let mut plans: BTreeMap<String, Arc<OpenPlan>> = BTreeMap::new();
         for w in work.iter_mut().filter(|w| w.state == State::Due) {
             w.plan = None;
@@ -287,7 +299,8 @@ impl<'a> Rounds<'a> {
     /// finished where much of it is uploaded already; where little is lost it is made again, and shows the source as it is.
     async fn is_worth_resuming(&self, w: &Work, plan: &OpenPlan) -> Result<bool> {
         let sweeps = w.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps);
-        if plan.write_mode(&w.target.stream.name) != WriteMode::Replace && !sweeps {
+        let replaces = plan.write_mode(&w.target.stream.name) == WriteMode::Replace;
+        if !(replaces || sweeps) || plan.document().parts.is_some() {
             return Ok(true);
         }
         let staged: u64 = w.committer().staged().await?.iter().map(|file| file.bytes).sum();
@@ -353,6 +366,114 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Takes the plan that was given, for every stream that has not closed it.
+    fn plan_shared(&self, work: &mut [Work], share: &Share) {
+        let mut plans: BTreeMap<&str, Arc<OpenPlan>> = BTreeMap::new();
+        for w in work.iter_mut().filter(|w| w.state == State::Due) {
+            let Some(document) = share.plan_of(&w.target.stream.name) else { continue };
+            match stand(w.committer(), document) {
+                Ok(Stand::Closed) => w.state = State::Done,
+                Ok(Stand::Before | Stand::Adopted) => {
+                    let documents = &self.session.lake.documents;
+                    let plan = plans
+                        .entry(&document.id)
+                        .or_insert_with(|| Arc::new(OpenPlan::shared(document.clone(), documents)));
+                    w.plan = Some(Arc::clone(plan));
+                }
+                Err(error) => fail(w, &error),
+            }
+        }
+    }
+
+    /// The part of a shared plan that this process reads.
+    fn part(&self) -> Option<u32> {
+        self.options.shared.as_ref().and_then(|share| share.part)
+    }
+
+    /// Gathers what other processes have staged of a plan, to close it. False: some of it is missing.
+    async fn gather(&self, w: &mut Work) -> Result<bool> {
+        let (Some(plan), None) = (w.plan.clone(), self.part()) else { return Ok(true) };
+        let Some(parts) = plan.document().parts else { return Ok(true) };
+        let name = w.target.stream.name.clone();
+        let documents = &self.session.lake.documents;
+        let gathered = Gathered::read(documents, plan.id(), &name.table(), plan.bounded(&name)).await?;
+        let missing: BTreeSet<u32> = plan
+            .bounded(&name)
+            .iter()
+            .filter(|slice| !gathered.done.contains(**slice))
+            .map(|slice| parts.part(*slice))
+            .collect();
+        if missing.is_empty() {
+            w.gathered = Some(gathered);
+            return Ok(true);
+        }
+        let list = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the plan {} is not finished: of its slices 0 to {} these are missing: {list}; run each with `--slice`, then `--finish`",
+            plan.id(),
+            parts.of.saturating_sub(1)
+        );
+        self.observer.event(&Event::Warning { stream: Some(name.to_string()), message });
+        w.report.partial = true;
+        w.state = State::Done;
+        Ok(false)
+    }
+
+    /// Adopts a shared plan, unless another process was first (invariant `plan_is_adopted_before_its_rows`).
+    async fn adopt_shared(&self, w: &mut Work, plan: &OpenPlan, definition: &Definition) -> Result<()> {
+        let name = w.target.stream.name.clone();
+        let replace = plan.write_mode(&name) == WriteMode::Replace;
+        let slices = plan.bounded(&name).len();
+        for _ in 0..ADOPTIONS {
+            if let Stand::Adopted | Stand::Closed = stand(w.committer(), plan.document())? {
+                return Ok(());
+            }
+            let committer = w.committer_mut();
+            let adopted = async {
+                committer.ensure(definition).await?;
+                plan.write().await?;
+                failpoint::reach("plan_written");
+                committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await
+            };
+            match adopted.await {
+                Ok(_) => return Ok(()),
+                // Another part of the plan may have been first: then it stands adopted.
+                Err(error) if error.kind() == ErrorKind::CheckpointConflict => {
+                    w.committer = Some(Committer::open(self.author.clone(), name.clone()).await?);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        stand(w.committer(), plan.document()).map(drop)
+    }
+
+    /// What the commits of a stream leave behind, and the bounded slices that are left of its plan.
+    async fn left(&self, w: &mut Work, plan: &OpenPlan, interval: Option<Region>) -> Result<Left> {
+        let name = w.target.stream.name.clone();
+        let bounded = plan.bounded(&name).iter().copied();
+        if let Some(gathered) = w.gathered.take() {
+            return Ok(Left { scope: Scope::Close(Box::new(gathered)), slices: Vec::new(), open: BTreeMap::new() });
+        }
+        if let (Some(part), Some(parts)) = (self.part(), plan.document().parts) {
+            let documents = &self.session.lake.documents;
+            let log = PartLog::open(documents, plan.id(), part, &name.table(), &self.session.run_id).await?;
+            let slices = bounded.filter(|slice| parts.part(*slice) == part && !log.done().contains(*slice)).collect();
+            let open = log.open_slices().clone();
+            return Ok(Left { scope: Scope::Part(Box::new(log)), slices, open });
+        }
+        let progress = w.committer().checkpoint().plan.as_ref().filter(|progress| progress.id == plan.id());
+        let done = |slice: u32| progress.is_some_and(|progress| progress.done.contains(slice));
+        Ok(Left {
+            slices: bounded.filter(|slice| !done(*slice)).collect(),
+            open: progress.map(|progress| progress.open.clone()).unwrap_or_default(),
+            scope: match (self.options.limit, interval) {
+                (Some(_), _) => Scope::Limit,
+                (None, Some(region)) => Scope::Interval(region),
+                (None, None) => Scope::Plan,
+            },
+        })
+    }
+
     /// Opens the way for a stream: its table, its shared part, its task.
     async fn start(&self, w: &mut Work, budget: &Budget) -> Result<Started> {
         let plan = w.plan.clone().ok_or_else(|| Error::unexpected("a stream without a plan cannot start"))?;
@@ -368,6 +489,9 @@ impl<'a> Rounds<'a> {
         values.guard(&self.session.lake.documents, &self.session.config, replaces && !w.resumed).await?;
         let conform = conform_to(&self.author.format, &w.target, &w.target.stream.schema, table.as_ref(), seq)?;
         let definition = w.target.definition(&conform);
+        if self.part().is_some() {
+            self.adopt_shared(w, &plan, &definition).await?;
+        }
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
         self.record_schema(w).await?;
@@ -379,6 +503,7 @@ impl<'a> Rounds<'a> {
         let (documents, format) = (&self.session.lake.documents, self.author.format.as_ref());
         let quality = values.quality(documents, format, &self.session.config.name, held, self.session.memory).await?;
         let interval = self.options.interval.map(|interval| w.target.region(&conform, interval)).transpose()?;
+        let left = self.left(w, &plan, interval).await?;
         let (units, messages) = mpsc::channel(16);
         let config = &self.session.lake.config;
         let shared = Arc::new(StreamShared {
@@ -396,7 +521,6 @@ impl<'a> Rounds<'a> {
             quarantine: Arc::new(Quarantine::new(Arc::clone(&self.author.format), &self.session.config.name, &name)),
             conform: RwLock::new(Arc::new(conform)),
             seq,
-            interval,
             clock: Arc::clone(&self.session.clock),
             merges: budget.merges(),
             merge_bytes: budget.merge_bytes(),
@@ -407,7 +531,7 @@ impl<'a> Rounds<'a> {
             error: Mutex::new(None),
         });
         self.tell_start(w, &plan, &shared);
-        Ok(Started { shared, plan, messages })
+        Ok(Started { shared, plan, messages, left })
     }
 
     async fn record_schema(&self, w: &Work) -> Result<()> {
@@ -489,7 +613,7 @@ impl<'a> Rounds<'a> {
         for line in &mut lines {
             line.closed = settled(line).await;
         }
-        if self.options.limit.is_none() && self.options.interval.is_none() {
+        if self.options.limit.is_none() && self.options.interval.is_none() && self.options.shared.is_none() {
             let jobs = feed_jobs(&lines, feeds);
             lanes.read(jobs, parallel).await;
         }
@@ -503,45 +627,32 @@ impl<'a> Rounds<'a> {
 
     fn line(&self, running: Running) -> Line {
         let Running { mut work, started } = running;
-        let Started { shared, plan, messages } = started;
+        let Started { shared, plan, messages, left } = started;
         let name = &work.target.stream.name;
-        let progress = work.committer().checkpoint().plan.clone().filter(|progress| progress.id == plan.id());
-        let left: Vec<u32> = plan
-            .bounded(name)
-            .iter()
-            .copied()
-            .filter(|index| !progress.as_ref().is_some_and(|progress| progress.done.contains(*index)))
-            .collect();
-        let open = progress.map(|progress| progress.open).unwrap_or_default();
         let removals = match (plan.write_mode(name), plan.is_staged(name)) {
             (WriteMode::Replace, _) => Removals::Needless,
-            (_, true) => Removals::Refuse,
+            (_, true) if plan.can_die() => Removals::Refuse,
             _ => Removals::Apply,
         };
         let positions = work.committer().checkpoint().positions.clone();
         let generation = work.committer().checkpoint().generation;
         let committer = work.committer.take().expect("the committer is here between rounds");
-        let scope = match (self.options.limit, shared.interval.clone()) {
-            (Some(_), _) => Scope::Limit,
-            (None, Some(region)) => Scope::Interval(region),
-            (None, None) => Scope::Plan,
-        };
         let task = StreamTask::new(
             committer,
             Arc::clone(&shared),
             Arc::clone(&self.observer),
             Some(Arc::clone(&plan)),
-            scope,
+            left.scope,
             Arc::clone(&self.session.clock),
         );
         Line {
-            remaining: Remaining::new(left.len()),
+            remaining: Remaining::new(left.slices.len()),
             task: AbortOnDropHandle::new(tokio::spawn(task.run(messages))),
             work,
             shared,
             plan,
-            left,
-            open,
+            left: left.slices,
+            open: left.open,
             removals,
             positions,
             generation,
@@ -651,7 +762,13 @@ impl<'a> Rounds<'a> {
             return;
         }
         w.state = State::Done;
-        if self.options.limit.is_none() && self.options.interval.is_none() {
+        if plan.document().parts.is_some() && self.part().is_none() {
+            let table = w.target.stream.name.table();
+            if let Err(error) = PartDocument::sweep(&self.session.lake.documents, plan.id(), &table).await {
+                tracing::warn!(%error, "documents of a closed plan stay");
+            }
+        }
+        if self.options.limit.is_none() && self.options.interval.is_none() && self.options.shared.is_none() {
             w.refresh = false;
             w.expiries = 0;
             // A full load that was resumed is what it would have been; anything else goes on to what is new.
@@ -697,10 +814,23 @@ impl<'a> Rounds<'a> {
 /// At most so many slices are read at once, whatever a connector claims.
 const MAX_LANES: usize = 64;
 
+/// How often a part tries to adopt its plan while others do the same.
+const ADOPTIONS: usize = 10;
+
+/// What is left to do of a plan for one stream, and what its commits leave behind.
+struct Left {
+    scope: Scope,
+    /// Bounded slices, by index.
+    slices: Vec<u32>,
+    /// Where those that were begun stand.
+    open: BTreeMap<u32, Stored>,
+}
+
 struct Started {
     shared: Arc<StreamShared>,
     plan: Arc<OpenPlan>,
     messages: mpsc::Receiver<Message>,
+    left: Left,
 }
 
 struct Running {

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::merge::Asked;
+use super::part::{Gathered, PartLog};
 use super::planning::OpenPlan;
 use super::quarantine::Quarantine;
 use super::target::Target;
@@ -42,8 +43,6 @@ pub struct StreamShared {
     pub conform: RwLock<Arc<Conform>>,
     /// Whether rows carry `_ingest_seq`.
     pub seq: bool,
-    /// The rows that this run replaces, where it reads an interval.
-    pub interval: Option<Region>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// One merge at a time.
@@ -75,6 +74,8 @@ pub struct Counters {
     pub rows_quarantined: AtomicU64,
     /// Rows that became visible.
     pub rows_written: AtomicU64,
+    /// Rows that a part of a plan has staged.
+    pub rows_staged: AtomicU64,
     /// Files that became visible.
     pub files: AtomicU64,
     /// Their bytes.
@@ -222,10 +223,13 @@ pub enum Cover {
 }
 
 /// What a run is after, and so what its commits leave behind.
-#[derive(Debug, Clone)]
 pub enum Scope {
     /// All that a plan covers, with its checkpoint.
     Plan,
+    /// A part of a plan: files are staged beside the table.
+    Part(Box<PartLog>),
+    /// Nothing is read: what all parts have staged becomes visible.
+    Close(Box<Gathered>),
     /// The first rows, without one.
     Limit,
     /// The rows of this region, which take the place of those in the table in one commit.
@@ -381,6 +385,9 @@ impl StreamTask {
     fn done_after(&self, plan: &OpenPlan, covers: &[(SliceKey, Cover)]) -> Ranges {
         let progress = self.committer.checkpoint().plan.as_ref().filter(|progress| progress.id == plan.id());
         let mut done = progress.map(|progress| progress.done.clone()).unwrap_or_default();
+        if let Scope::Close(gathered) = &self.scope {
+            done = gathered.done.clone();
+        }
         for (key, cover) in covers {
             if let (SliceKey::Bounded(index), Cover::Done | Cover::Left(..)) = (key, cover) {
                 done.insert(*index);
@@ -422,19 +429,33 @@ impl StreamTask {
         };
         // Rows of feeds come after the plan is closed.
         let last = match self.scope {
-            Scope::Limit => false,
+            // What a part reads says nothing about the whole.
+            Scope::Limit | Scope::Part(_) | Scope::Close(_) => false,
             _ if self.follows_feeds => self.ending && !self.failed(),
             _ => closing.is_some(),
         };
         let tally = std::mem::take(&mut group.tally);
         self.shared.quality.judge(tally, last, self.clock.now_micros())?;
-        match (self.scope.clone(), closing) {
+        match (&mut self.scope, closing) {
             (Scope::Limit, _) => return self.commit_limited(group, settling).await,
-            (Scope::Interval(region), Some(plan)) => return self.commit_interval(group, region, &plan).await,
+            (Scope::Interval(region), Some(plan)) => {
+                let region = region.clone();
+                return self.commit_interval(group, region, &plan).await;
+            }
             // A part of an interval is nothing; what is uploaded of it is never added.
             (Scope::Interval(_), None) => return Ok(()),
-            (Scope::Plan, Some(plan)) => return self.close(group, &plan).await,
-            (Scope::Plan, None) => {}
+            (Scope::Part(log), _) => {
+                let staged = rows(&group.files);
+                log.stage(group).await?;
+                self.shared.counters.rows_staged.fetch_add(staged, Ordering::Relaxed);
+                failpoint::reach("part_staged");
+                if settling {
+                    self.plan = None;
+                }
+                return Ok(());
+            }
+            (Scope::Plan | Scope::Close(_), Some(plan)) => return self.close(group, &plan).await,
+            (Scope::Plan | Scope::Close(_), None) => {}
         }
         let bounded_cover = group.covers.iter().any(|(key, _)| matches!(key, SliceKey::Bounded(_)));
         let nothing = group.files.is_empty() && group.quarantine.is_empty() && group.region.is_none();
@@ -460,7 +481,7 @@ impl StreamTask {
             staging = group.files;
             Change { quarantine: group.quarantine, ..Change::default() }
         } else {
-            let remove = removal(group.region.take());
+            let remove = removal(group.region.take().into_iter().collect());
             self.change(group, remove, Reading::Part)?
         };
         self.land(change, false, |edit| {
@@ -491,14 +512,25 @@ impl StreamTask {
         let adopted = self.committer.checkpoint().plan.as_ref().is_some_and(|progress| progress.id == plan.id());
         let mut files = if adopted { self.committer.staged().await? } else { Vec::new() };
         files.append(&mut group.files);
+        let mut regions: Vec<Region> = group.region.take().into_iter().collect();
+        let mut left = BTreeMap::new();
+        if let Scope::Close(gathered) = &mut self.scope {
+            let gathered = std::mem::take(gathered.as_mut());
+            files.extend(gathered.files);
+            group.quarantine.extend(gathered.quarantine);
+            regions.extend(gathered.regions);
+            group.schema = gathered.schema.map(Arc::new).or(group.schema);
+            left = gathered.left;
+        }
         group.files = files;
         let then = plan.then(&self.shared.name);
         let replace = plan.write_mode(&self.shared.name) == WriteMode::Replace;
-        let reading = if replace { Reading::Part } else { self.reading(plan) };
+        let reading =
+            if replace { Reading::Part } else { self.reading(plan, !group.quarantine.is_empty() || !left.is_empty()) };
         let unchanged = group.files.is_empty()
             && reading != Reading::Whole
             && group.quarantine.is_empty()
-            && group.region.is_none()
+            && regions.is_empty()
             && !adopted
             && !replace
             && then.iter().all(|(id, position)| self.committer.checkpoint().positions.get(id) == position.as_ref());
@@ -507,9 +539,9 @@ impl StreamTask {
             self.plan = None;
             return Ok(());
         }
-        let region = group.region.take();
+        let shared = plan.document().parts.is_some();
         let covers = std::mem::take(&mut group.covers);
-        let change = self.change(group, if replace { Removal::All } else { removal(region) }, reading)?;
+        let change = self.change(group, if replace { Removal::All } else { removal(regions) }, reading)?;
         // Older checkpoints may still name what was staged.
         let named = plan.is_staged(&self.shared.name);
         self.land(change, named, |edit| {
@@ -517,7 +549,11 @@ impl StreamTask {
                 edit.forget();
             }
             apply(edit, covers);
+            left.into_iter().for_each(|(slice, position)| edit.feed(&slice, position));
             edit.close(&then);
+            if shared {
+                edit.closed(plan.id());
+            }
         })
         .await?;
         self.plan = None;
@@ -559,13 +595,14 @@ impl StreamTask {
     }
 
     /// Whether all rows of the source are there when a plan is closed, so that others can be swept.
-    fn reading(&self, plan: &OpenPlan) -> Reading {
+    fn reading(&self, plan: &OpenPlan, lacks: bool) -> Reading {
         let counters = &self.shared.counters;
         if !self.shared.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps) {
             return Reading::Part;
         }
         // What could not be read, or went to quarantine, is at the source all the same.
-        let lacking = counters.partial.load(Ordering::Relaxed) || counters.rows_quarantined.load(Ordering::Relaxed) > 0;
+        let quarantined = counters.rows_quarantined.load(Ordering::Relaxed) > 0;
+        let lacking = lacks || quarantined || counters.partial.load(Ordering::Relaxed);
         if lacking || plan.document().more {
             self.observer.event(&Event::Warning {
                 stream: Some(self.shared.name.to_string()),
@@ -672,11 +709,11 @@ fn rows(files: &[DataFile]) -> u64 {
     files.iter().map(|file| file.rows).sum()
 }
 
-fn removal(region: Option<Region>) -> Removal {
-    match region {
-        None => Removal::Nothing,
-        Some(Region::All) => Removal::All,
-        Some(region) => Removal::Regions(vec![region]),
+fn removal(regions: Vec<Region>) -> Removal {
+    match regions {
+        regions if regions.is_empty() => Removal::Nothing,
+        regions if regions.contains(&Region::All) => Removal::All,
+        regions => Removal::Regions(regions),
     }
 }
 

@@ -9,6 +9,7 @@ use ingest_core::{Error, SliceId, Stored};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::lane::Remaining;
+use super::part::Gathered;
 use super::planning::OpenPlan;
 use super::stream::{Finished, Settled, StreamShared};
 use super::target::Target;
@@ -26,6 +27,8 @@ pub struct Work {
     /// All rows give way to those that are read now.
     pub refresh: bool,
     pub plan: Option<Arc<OpenPlan>>,
+    /// What other processes have staged of it.
+    pub gathered: Option<Gathered>,
     /// The plan was made by an earlier run: what came to the source since then is not in it.
     pub resumed: bool,
     pub expiries: usize,
@@ -92,6 +95,7 @@ pub fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> 
     report.rows_rescued += counters.rows_rescued.load(Ordering::Relaxed);
     report.rows_quarantined += counters.rows_quarantined.load(Ordering::Relaxed);
     report.rows_written += counters.rows_written.load(Ordering::Relaxed);
+    report.rows_staged += counters.rows_staged.load(Ordering::Relaxed);
     report.files += counters.files.load(Ordering::Relaxed);
     report.bytes_written += counters.bytes_written.load(Ordering::Relaxed);
     let (touched, changed) =

@@ -10,7 +10,7 @@ use crate::cli::Project;
 
 const RUN: [&str; 5] = ["run", "--source", "db", "--progress", "off"];
 
-async fn project(server: &Postgres, database: &Database) -> Project {
+pub async fn project(server: &Postgres, database: &Database) -> Project {
     let mut text = String::from("lake: {commit_interval: 0s}\nsources:\n  db:\n    connector: postgres\n");
     writeln!(
         text,
@@ -34,7 +34,7 @@ async fn project(server: &Postgres, database: &Database) -> Project {
     Project::new(&text).set("DB_PASSWORD", server.password())
 }
 
-async fn grow(database: &Database, rows: i64) {
+pub async fn grow(database: &Database, rows: i64) {
     let sql = format!(
         "INSERT INTO copied SELECT n, 'row ' || n FROM generate_series((SELECT count(*) FROM copied), \
          (SELECT count(*) FROM copied) + {rows} - 1) n; \
@@ -43,7 +43,7 @@ async fn grow(database: &Database, rows: i64) {
     database.client.batch_execute(&sql).await.expect("valid SQL");
 }
 
-async fn assert_whole(project: &Project, database: &Database, context: &str) {
+pub async fn assert_whole(project: &Project, database: &Database, context: &str) {
     let rows: i64 = database.client.query_one("SELECT count(*) FROM copied", &[]).await.expect("valid SQL").get(0);
     if let Some(found) = counts(project, "db/public_copied", "id").await {
         assert_exactly(&found, 0..rows, context);
