@@ -187,3 +187,28 @@ async fn rows_without_a_key_go_to_quarantine() {
     let rows: usize = table.read(usize::MAX).await.unwrap().iter().map(arrow_array::RecordBatch::num_rows).sum();
     assert_eq!(rows as u64, report.rows_quarantined);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_merged_by_masked_keys_and_quarantined_with_masks() {
+    let options = |key: &str| StreamOptions {
+        key: Some(vec![key.into()]),
+        mask: serde_json::from_value(serde_json::json!({"id": "hash", "payload": "redact"})).expect("masks"),
+        ..keyed(Mode::Incremental, WriteMode::Merge)
+    };
+    let world = world(200, options("id"));
+    good(&world, "one").await;
+    world.model.update(0, &[1, 2, 3]);
+    let report = good(&world, "two").await;
+    assert_eq!((report.rows_read, report.rows_written), (3, 3));
+    let rows: usize = world.batches(0).await.iter().map(arrow_array::RecordBatch::num_rows).sum();
+    assert_eq!(rows, 200, "rows with one masked key are one row");
+    let world = self::world(200, options("amount"));
+    assert!(good(&world, "one").await.rows_quarantined > 0);
+    let payload = world.model.truth(0)[0]["payload"].as_str().expect("a text").to_owned();
+    let table = world.lake().format.open("quarantine/shop/shop_stream_0").await.unwrap().expect("a quarantine");
+    for batch in table.read(usize::MAX).await.unwrap() {
+        let records = batch.column_by_name("record").expect("a record").clone();
+        let text = format!("{records:?}");
+        assert!(text.contains("payload") && !text.contains(&payload), "{text}");
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_schema::SchemaRef;
 use ingest_catalog::Ranges;
 use ingest_core::lake::{DataFile, Merged, Removal, TableFormat, WriterOptions, Writers};
-use ingest_core::{Clock, Region, Result, SliceId, Stored, StreamName, WriteMode};
+use ingest_core::{Clock, Mode, Region, Result, SliceId, Stored, StreamName, WriteMode};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -597,7 +597,10 @@ impl StreamTask {
     /// Whether all rows of the source are there when a plan is closed, so that others can be swept.
     fn reading(&self, plan: &OpenPlan, lacks: bool) -> Reading {
         let counters = &self.shared.counters;
-        if !self.shared.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps) {
+        let sweeps = self.shared.target.keyed.as_ref().is_some_and(|keyed| keyed.sweeps);
+        // The plan may be of an earlier run with other options: only one that held everything back has everything here.
+        let planned = plan.stream(&self.shared.name);
+        if !sweeps || !planned.is_some_and(|planned| planned.staged && planned.mode == Mode::Full) {
             return Reading::Part;
         }
         // What could not be read, or went to quarantine, is at the source all the same.
