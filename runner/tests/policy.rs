@@ -10,8 +10,12 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use ingest_core::{Estimate, Json, Mode, Secret, Stream, WriteMode};
 use ingest_runner::config::{Common, Policies, SourceConfig, StreamOptions};
 use ingest_runner::policy::{Examiner, MaskKey, Policy, Sets};
+use ingest_runner::run::RunOptions;
+use ingest_testkit::source::{Model, ModelConfig};
 use proptest::prelude::*;
 use serde_json::json;
+
+use crate::lake::World;
 
 const KEY: &str = "a key for the tests of policies";
 
@@ -237,7 +241,54 @@ fn masks_reach_into_structs_and_lists_and_what_a_connector_has_rescued() {
     for field in announced.fields() {
         assert_eq!(masked.schema().field_with_name(field.name()).expect("there").data_type(), field.data_type());
     }
+    let bent = RecordBatch::try_from_iter([("address", Arc::new(StringArray::from(vec!["12345 clear"])) as ArrayRef)]);
+    let refused = policy.mask_batch(&bent.expect("a batch")).expect_err("the struct came as a text");
+    assert_eq!(refused.kind(), ingest_core::ErrorKind::SchemaChanged);
     let masks: BTreeMap<String, String> =
         policy.masked_columns(&schema).expect("masks").into_iter().map(|column| (column.path, column.mask)).collect();
     assert_eq!(masks.get("address.zip").map(String::as_str), Some("partial: 2"));
+}
+
+fn options(options: Json) -> StreamOptions {
+    serde_json::from_value(options).expect("options")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_of_a_masked_cursor_are_hidden_where_they_are_shown() {
+    let model = Model::new(ModelConfig { rows: 500, ..ModelConfig::default() });
+    let world = World::new(model).with(options(json!({"mode": "incremental", "mask": {"changed": "hash"}})));
+    let report = world.run("one", &RunOptions::default()).await;
+    assert_eq!((report.exit_code, report.rows_written), (0, 500), "{report:#?}");
+    let session = world.session("look").await;
+    let author = world.author(&session);
+    let shown = ingest_runner::state::show(&author, &"shop.stream_0".into()).await.expect("read");
+    let mut shown = shown.expect("a checkpoint");
+    let digits = |checkpoint: &ingest_catalog::Checkpoint| {
+        checkpoint.positions.values().any(|stored| stored.at.to_string().contains(|c: char| c.is_ascii_digit()))
+    };
+    assert!(digits(&shown), "a run needs the values");
+    ingest_runner::state::mask_positions(&author.documents, &mut shown).await.expect("masked");
+    assert!(!digits(&shown), "{shown:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_compared_with_the_runs_before_it_and_with_the_clock() {
+    let model = Model::new(ModelConfig { rows: 400, ..ModelConfig::default() });
+    let checks = json!({"mode": "full", "checks": [
+        {"volume": "50%", "on_fail": "fail"},
+        {"column": "at", "freshness": "1h"},
+        {"column": "at", "freshness": "36500d", "name": "a century"},
+    ]});
+    let world = World::new(model).with(options(checks));
+    for run in ["one", "two", "three"] {
+        let report = world.run(run, &RunOptions::default()).await;
+        assert_eq!(report.exit_code, 0, "{report:#?}");
+        let outcomes: Vec<&str> = report.streams[0].checks.iter().map(|check| check.outcome.as_str()).collect();
+        assert_eq!(outcomes, ["passed", "warned", "passed"], "{report:#?}");
+    }
+    world.model.insert(0, 2_000);
+    let report = world.run("four", &RunOptions::default()).await;
+    assert_eq!(report.exit_code, 5, "{report:#?}");
+    assert_eq!(report.streams[0].checks[0].outcome, "failed");
+    assert_eq!(world.ids(0).await.len(), 400, "the table is as before");
 }

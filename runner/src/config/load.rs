@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ingest_core::config::ByteSize;
-use ingest_core::{Json, Secret, Spec, nearest};
+use ingest_core::{Json, Spec, nearest};
 use serde_json::Map;
 
 use super::problem::{ConfigProblem, Origin};
@@ -250,29 +250,6 @@ impl Loader<'_> {
         Config { lake, memory, sources, common, file }
     }
 
-    fn policies(&mut self, node: Option<&Node>) -> Policies {
-        let Some(node) = node.filter(|node| !node.is_null()) else { return Policies::default() };
-        let before = self.walker.problems.len();
-        let value = self.walker.walk(node, &schema::policies(), "policies");
-        match serde_json::from_value(value) {
-            Ok(policies) if self.walker.problems.len() == before => policies,
-            _ if self.walker.problems.len() > before => Policies::default(),
-            _ => {
-                self.problem(&node.origin, "policies", "this section cannot be read");
-                Policies::default()
-            }
-        }
-    }
-
-    /// The key; `None` where there is none, or nobody needs it.
-    fn mask_key(&mut self, node: Option<&Node>) -> Option<Secret> {
-        let node = node.filter(|node| !node.is_null())?;
-        let value = self.walker.walk(node, &schema::mask_key(), "mask_key");
-        self.walker.facts.secrets.insert("mask_key".to_owned());
-        let is_unresolved = matches!(&node.value, Value::Scalar(scalar) if scalar.written == yaml::Written::Nowhere);
-        value.as_str().filter(|text| !text.is_empty() && !is_unresolved).map(Secret::new)
-    }
-
     fn not_built_in(&mut self, origin: &Origin, path: &str, what: &str) {
         let hint = "remove it: this build would not honour it";
         self.problem(origin, path, format!("{what} is not built in yet")).hint = Some(hint.into());
@@ -485,25 +462,6 @@ impl Loader<'_> {
         options
     }
 
-    /// What is wrong with checks by themselves.
-    fn checks(&mut self, node: &Node, options: &StreamOptions, path: &str) {
-        for (place, check) in options.checks.iter().flatten().enumerate() {
-            let path = format!("{path}.checks.{place}");
-            let entry = match node.get("checks").map(|checks| &checks.value) {
-                Some(Value::List(items)) => items.get(place).unwrap_or(node),
-                _ => node,
-            };
-            for (key, what) in check.faults() {
-                let origin = entry.get(key).map_or(&entry.origin, |found| &found.origin).clone();
-                let path = if key.is_empty() { path.clone() } else { join(&path, key) };
-                self.problem(&origin, &path, what);
-            }
-            if let Some(sql) = entry.get("sql").filter(|_| check.sql.is_some()) {
-                self.not_built_in(&sql.origin.clone(), &join(&path, "sql"), "a check in SQL");
-            }
-        }
-    }
-
     /// Fields that a connector took for public, but whose name says otherwise, are not shown either.
     fn hide_what_looks_secret(&mut self, fields: &Json, path: &str) {
         for (key, value) in fields.as_object().into_iter().flatten() {
@@ -642,5 +600,6 @@ fn without_nulls(mut value: Json) -> Json {
     value
 }
 
+mod policies;
 #[cfg(test)]
 mod tests;

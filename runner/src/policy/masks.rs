@@ -106,6 +106,7 @@ impl Rules {
             steps.push(step);
             fields.extend(masked);
         }
+        faults.extend(self.lost(schema));
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -115,6 +116,25 @@ impl Rules {
             false => Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
         };
         Ok(Masks { steps, schema: masked, idle })
+    }
+
+    /// Fields of structs whose struct came as something else: their values would be written in clear.
+    fn lost(&self, schema: &SchemaRef) -> Vec<MaskFault> {
+        let paths = paths(schema.fields());
+        let has_parts = |path: &str| paths.iter().any(|p| p.strip_prefix(path).is_some_and(|r| r.starts_with('.')));
+        let mut faults = Vec::new();
+        for (name, mask) in self.named.iter().filter(|(name, _)| !name.contains(['*', '?']) && !paths.contains(*name)) {
+            let mut parents = name.match_indices('.').map(|(dot, _)| &name[..dot]);
+            let lost =
+                parents.find(|path| paths.contains(*path) && !has_parts(path) && self.find(path, None).is_none());
+            faults.extend(lost.filter(|_| *mask != Mask::Keep).map(|parent| MaskFault {
+                name: Some(name.clone()),
+                column: name.clone(),
+                what: format!("the mask of {name:?} cannot be placed: column {parent:?} has no such field"),
+                hint: format!("mask {parent:?} as a whole"),
+            }));
+        }
+        faults
     }
 
     /// Names that no column has.

@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | `classes` | data classes of columns: by configuration, by the connector, guessed from names and samples |
+//! | `classes`, `schemas` | data classes of columns: by configuration, by the connector, guessed from names and samples |
 //! | `masks`, `values`, `objects` | which column gets which mask; masks on arrays; masks on JSON |
 //! | `key` | the mask key: hashes, tokens, its fingerprint |
 //! | `ask`, `sets`, `examine` | checks on arrays; what `unique` and `references` compare with; both on batches |
@@ -20,6 +20,7 @@ mod numbers;
 mod objects;
 mod quality;
 pub mod replay;
+mod schemas;
 mod sets;
 mod values;
 
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use ingest_catalog::{Documents, latest_stream};
 use ingest_core::columns::RESCUED;
 use ingest_core::lake::{Table, TableFormat};
@@ -543,88 +544,5 @@ fn nearest_column(name: &str, schema: &Schema) -> String {
     match nearest(name, paths.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "`ingest discover` lists the columns".to_owned(),
-    }
-}
-
-/// The fields with a change of each, at every depth of structs.
-fn map_fields(path: &str, fields: &Fields, change: &impl Fn(&str, &FieldRef) -> FieldRef) -> Fields {
-    fields
-        .iter()
-        .map(|field| {
-            let path = masks::below(path, field.name());
-            let inner = map_type(&path, field.data_type(), change);
-            let field = match inner {
-                Some(inner) => Arc::new(Field::clone(field).with_data_type(inner)),
-                None => Arc::clone(field),
-            };
-            change(&path, &field)
-        })
-        .collect()
-}
-
-fn map_type(path: &str, data_type: &DataType, change: &impl Fn(&str, &FieldRef) -> FieldRef) -> Option<DataType> {
-    let element = |inner: &FieldRef| -> Option<FieldRef> {
-        let data_type = map_type(path, inner.data_type(), change)?;
-        Some(Arc::new(Field::clone(inner).with_data_type(data_type)))
-    };
-    match data_type {
-        DataType::Struct(fields) => Some(DataType::Struct(map_fields(path, fields, change))),
-        DataType::List(inner) => element(inner).map(DataType::List),
-        DataType::LargeList(inner) => element(inner).map(DataType::LargeList),
-        DataType::FixedSizeList(inner, size) => element(inner).map(|inner| DataType::FixedSizeList(inner, *size)),
-        _ => None,
-    }
-}
-
-impl Policy {
-    /// The schema with the data classes of the configuration over those of the connector.
-    pub fn classified(&self, schema: &SchemaRef) -> SchemaRef {
-        if self.classify.is_empty() {
-            return Arc::clone(schema);
-        }
-        let change = |path: &str, field: &FieldRef| match classes::written(&self.classify, path) {
-            Some(class) => {
-                let mut metadata = field.metadata().clone();
-                match class {
-                    DataClass::None => metadata.remove(CLASS),
-                    class => metadata.insert(CLASS.to_owned(), class.name().to_owned()),
-                };
-                Arc::new(Field::clone(field).with_metadata(metadata))
-            }
-            None => Arc::clone(field),
-        };
-        let fields = map_fields("", schema.fields(), &change);
-        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
-    }
-
-    /// Names under `classify` that no column has.
-    fn unknown_classes(&self, schema: &SchemaRef) -> Vec<String> {
-        let paths = masks::paths(schema.fields());
-        let names = self.classify.keys().filter(|name| !name.contains(['*', '?']) && !paths.contains(name.as_str()));
-        names.cloned().collect()
-    }
-
-    /// Columns without a class: what, and a proposal.
-    fn unclassified(&self, schema: &SchemaRef) -> Vec<(String, String)> {
-        let is_open = |field: &&FieldRef| {
-            let within =
-                |path: &str| path.strip_prefix(field.name().as_str()).is_some_and(|rest| rest.starts_with('.'));
-            !ingest_core::columns::is_reserved(field.name())
-                && classes::written(&self.classify, field.name()).is_none()
-                && !field.metadata().contains_key(CLASS)
-                && !self.classify.keys().any(|path| within(path))
-        };
-        let open: Vec<&str> = schema.fields().iter().filter(is_open).map(|field| field.name().as_str()).collect();
-        if open.is_empty() {
-            return Vec::new();
-        }
-        let what =
-            format!("`require_classification` asks for a data class of every column; without one: {}", open.join(", "));
-        let guesses: Vec<String> = open
-            .iter()
-            .map(|name| format!("{name}: {}", guess_by_name(name).map_or("none", |guess| guess.class.name())))
-            .take(50)
-            .collect();
-        vec![(what, format!("look at each, and write e.g. `classify: {{{}}}`", guesses.join(", ")))]
     }
 }

@@ -76,7 +76,9 @@ impl ObjectMasks<'_> {
 
     fn value(&self, path: &str, raw: &RawValue, mask: Option<&Mask>, depth: usize, out: &mut String) -> Result<()> {
         let text = raw.get();
-        let inside = mask.is_some_and(|mask| *mask != Mask::Keep) || self.rules.reaches_below(path);
+        let inside = mask.is_some_and(|mask| *mask != Mask::Keep)
+            || self.rules.reaches_below(path)
+            || self.has_masked_parts(path);
         if !inside || text == "null" {
             out.push_str(text);
             return Ok(());
@@ -94,6 +96,10 @@ impl ObjectMasks<'_> {
                     self.value(path, value, mask, depth + 1, out)?;
                 }
                 out.push(']');
+            }
+            // A part of it is to be masked, and it does not have the shape in which the part could be told.
+            (_, None | Some(Mask::Keep)) if self.has_masked_parts(path) => {
+                out.push_str(&Json::from(REDACTED).to_string());
             }
             (_, None | Some(Mask::Keep)) => out.push_str(text),
             // What is not of its column's type cannot be made less exact.
@@ -122,6 +128,14 @@ impl ObjectMasks<'_> {
                 Ok(Region::Range { column, from, to, also: self.equal(also)? })
             }
         }
+    }
+
+    /// Whether a name or a class masks something below a path.
+    fn has_masked_parts(&self, path: &str) -> bool {
+        let below = |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        let masks = |class: &str| self.rules.by_class.of(class).is_some_and(|(_, mask)| *mask != Mask::Keep);
+        self.rules.named.iter().any(|(name, mask)| *mask != Mask::Keep && below(name))
+            || self.classes.iter().any(|(name, class)| below(name) && masks(class))
     }
 
     fn mask(&self, column: &str) -> Option<&Mask> {
@@ -191,6 +205,11 @@ mod tests {
         assert_eq!(
             masked(&rules(json!({"address.zip": "redact"})), r#"{"address":{"zip":"1","town":"T"},"zip":"2"}"#),
             r#"{"address":{"town":"T","zip":"***"},"zip":"2"}"#
+        );
+        assert_eq!(
+            masked(&rules(json!({"address.zip": "redact"})), r#"{"address":"1 clear","addresses":"x"}"#),
+            r#"{"address":"***","addresses":"x"}"#,
+            "a struct that came as a text"
         );
         assert_eq!(
             masked(&rules(json!({"*mail*": "redact"})), r#"{"contacts":[{"e_mail":"a"},{"tel":"b"}]}"#),

@@ -95,14 +95,10 @@ fn the_configuration_is_found_upwards_and_relative_paths_start_there() {
 #[test]
 fn options_that_are_not_built_in_are_refused() {
     for (option, name) in [
-        ("write: merge", "write: merge"),
-        ("write: scd2", "write: scd2"),
         ("mode: cdc", "mode: cdc"),
         ("checks: [{column: id, sql: 'id > 0'}]", "a check in SQL"),
         ("sla: 2h", "sla"),
         ("retention: 3y", "retention"),
-        ("deletes: sweep", "deletes"),
-        ("soft_delete: true", "soft_delete"),
     ] {
         let project = Project::new(&format!("sources:\n  files:\n    path: .\n    streams:\n      x: {{{option}}}\n"));
         let output = project.run(&["run", "--source", "files"]);
