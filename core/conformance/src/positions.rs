@@ -89,7 +89,7 @@ pub(super) const LAST: &[Check] = &[check!(
 const SLICES: usize = 3;
 /// How many awaits of one slice a call is dropped at, and how many events it is refused at: all of them in a slice that
 /// has no more.
-const POINTS: usize = 64;
+const POINTS: usize = 32;
 
 /// `count` of `0..all`, evenly spread, the first and the last among them.
 fn spread(all: usize, count: usize) -> Vec<usize> {

@@ -233,24 +233,21 @@ impl Suite {
             let mut rounds = 0;
             loop {
                 let plan = self.plan(source, &group, mode, &read.positions).await?;
-                for slice in &plan.slices {
-                    let from = if slice.shape == Shape::Feed { position(&read.positions, slice) } else { None };
-                    let (events, done) = self.extract(source, slice, from.as_ref()).await?;
-                    if slice.shape == Shape::Feed {
-                        advance(&mut read.positions, slice, &events);
-                    } else if done != Done::Complete {
+                let feeds = |wanted: bool| plan.slices.iter().filter(move |s| (s.shape == Shape::Feed) == wanted);
+                for slice in feeds(false) {
+                    let (events, done) = self.extract(source, slice, None).await?;
+                    if done != Done::Complete {
                         return wrong(format!("bounded slice {} ended with {done:?}", slice.id));
                     }
-                    read.runs.push(Run { slice: slice.clone(), from, events });
+                    read.runs.push(Run { slice: slice.clone(), from: None, events });
                 }
-                for (stream, then) in &plan.then {
-                    let held = read.positions.entry(stream.clone()).or_default();
-                    for (id, at) in then {
-                        match at {
-                            Some(at) => drop(held.insert(id.clone(), at.clone())),
-                            None => drop(held.remove(id)),
-                        }
-                    }
+                // Once the bounded slices are complete, a feed of the same plan starts from what holds then.
+                hold(&mut read.positions, &plan);
+                for slice in feeds(true) {
+                    let from = position(&read.positions, slice);
+                    let (events, _) = self.extract(source, slice, from.as_ref()).await?;
+                    advance(&mut read.positions, slice, &events);
+                    read.runs.push(Run { slice: slice.clone(), from, events });
                 }
                 let more = plan.more;
                 read.plans.push(plan);
@@ -348,6 +345,19 @@ pub(super) fn groups(streams: &[Stream]) -> Vec<Vec<&Stream>> {
 fn position(positions: &Positions, slice: &Slice<Json>) -> Option<Stored> {
     let held = slice.streams.iter().filter_map(|stream| positions.get(stream)?.get(&slice.id));
     held.min_by(|a, b| a.seq.cmp(&b.seq)).cloned()
+}
+
+/// What the streams hold once a plan's bounded slices are complete.
+fn hold(positions: &mut Positions, plan: &Plan<Json, Stored>) {
+    for (stream, then) in &plan.then {
+        let held = positions.entry(stream.clone()).or_default();
+        for (id, at) in then {
+            match at {
+                Some(at) => drop(held.insert(id.clone(), at.clone())),
+                None => drop(held.remove(id)),
+            }
+        }
+    }
 }
 
 /// What the streams of a feed hold after its events.

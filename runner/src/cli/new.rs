@@ -20,7 +20,7 @@ macro_rules! file {
     };
 }
 
-/// The same in every kind.
+/// The same in every kind, unless a kind has its own.
 const COMMON: &[File] = &[
     file!("common", "gitignore" as ".gitignore"),
     file!("common", "src/main.rs"),
@@ -37,6 +37,8 @@ const REST: &[File] = &[
     file!("rest", "src/config.rs"),
     file!("rest", "src/streams.rs"),
     file!("rest", "src/api.rs"),
+    file!("rest", "tests/main.rs"),
+    file!("rest", "tests/hostile.rs"),
     file!("rest", "tests/sample.rs"),
 ];
 

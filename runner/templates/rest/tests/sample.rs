@@ -9,17 +9,32 @@ use ingest_testkit::http::{HttpServer, Request, Response};
 use serde_json::json;
 
 /// The key that the server takes.
-const API_KEY: &str = "sample-key-7d1f03";
+pub const API_KEY: &str = "sample-key-7d1f03";
 const LISTS: [&str; 3] = ["customers", "orders", "refunds"];
 
 /// The server. It stops when it is dropped.
 pub struct SampleServer {
     http: HttpServer,
-    state: Arc<Mutex<State>>,
+    pub api: Api,
+}
+
+/// What the server answers.
+#[derive(Clone)]
+pub struct Api(Arc<Mutex<State>>);
+
+impl Api {
+    /// The answer to a request.
+    pub fn answer(&self, request: &Request) -> Response {
+        self.state().answer(request)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
-struct State {
+pub struct State {
     /// Records by list and id: when they were written, and their fields.
     lists: BTreeMap<&'static str, BTreeMap<i64, (i64, Json)>>,
     /// The second of the last write.
@@ -37,19 +52,15 @@ impl SampleServer {
             first.write("customers", n);
             first.write("orders", n);
         }
-        let state = Arc::new(Mutex::new(first));
-        let shared = Arc::clone(&state);
+        let api = Api(Arc::new(Mutex::new(first)));
+        let shared = api.clone();
         let http = HttpServer::start(move |request| {
-            let response = lock(&shared).answer(&request);
+            let response = shared.answer(&request);
             async move { response }
         })
         .await;
-        Self { http, state }
+        Self { http, api }
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A second as the API writes times.
@@ -141,7 +152,7 @@ impl Server for SampleServer {
     }
 
     async fn tell(&self, command: Command) -> Result<Json, String> {
-        let mut state = lock(&self.state);
+        let mut state = self.api.state();
         match command {
             Command::Truth { stream } => {
                 let rows = state.lists.get(stream.as_str()).into_iter().flat_map(BTreeMap::values);
