@@ -7,4 +7,5 @@ mod lake;
 mod merge;
 mod parts;
 mod pipeline;
+mod plugin;
 mod policy;

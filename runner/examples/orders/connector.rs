@@ -1,5 +1,5 @@
-//! A connector whose source is arithmetic: orders in windows, and a feed of changes. The same one in Python is
-//! `examples/plugin-python/orders.py`.
+//! A connector whose source is arithmetic: orders in windows, and a feed of changes if one is wanted. The same one in
+//! Python, without the feed, is `examples/plugin-python/orders.py`.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use ingest_core::{
-    Capabilities, Connector, Context, Cursor, Deletes, Done, Error, Estimate, JsonSchema, Mode, Out, Plan, PlanRequest,
-    Problem, Replay, Result, Secret, Selection, Seq, Shape, Slice, Spec, Stream, StreamName, async_trait,
+    Capabilities, Connector, Context, Cursor, Deletes, Done, Error, ErrorKind, Estimate, JsonSchema, Mode, Out, Plan,
+    PlanRequest, Problem, Replay, Result, Secret, Selection, Seq, Shape, Slice, Spec, Stream, StreamName, async_trait,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +21,13 @@ use serde::{Deserialize, Serialize};
 pub struct OrdersConfig {
     /// How many orders there are. Default: 1000.
     pub rows: Option<i64>,
-    /// How many changes the feed holds. Default: 100.
+    /// How many changes the feed holds. Default: 0, and no such stream.
     pub changes: Option<i64>,
+    /// The connector panics before it reads this order. Default: it does not.
+    pub panic_at: Option<i64>,
     /// Rows of a batch. Default: 250.
     pub page_size: Option<i64>,
-    /// The password of the shop; it is `open sesame` where one is given.
+    /// The password of the shop. Left out, none is needed.
     pub password: Secret,
 }
 
@@ -54,6 +56,7 @@ pub struct Orders {
     rows: i64,
     changes: i64,
     page: i64,
+    panic_at: Option<i64>,
 }
 
 fn seq(number: i64) -> Seq {
@@ -146,13 +149,14 @@ impl Connector for Orders {
         if !config.password.is_empty() && config.password.expose() != "open sesame" {
             // A mistake that people make, for the tests: the secret stands in the error.
             let what = format!("the password {} is wrong", config.password.expose());
-            return Err(Error::new(ingest_core::ErrorKind::Unauthenticated, what).hint("say open sesame"));
+            return Err(Error::new(ErrorKind::Unauthenticated, what).hint("ask the shop for it"));
         }
         let or = |value: Option<i64>, default| value.unwrap_or(default).max(0);
         Ok(Self {
             rows: or(config.rows, 1_000),
-            changes: or(config.changes, 100),
+            changes: or(config.changes, 0),
             page: or(config.page_size, 250).max(1),
+            panic_at: config.panic_at,
         })
     }
 
@@ -164,7 +168,7 @@ impl Connector for Orders {
         let stream = |name: &str, schema, mode| Stream {
             name: name.into(),
             schema,
-            key: vec!["id".into()],
+            key: if mode == Mode::Full { vec!["id".into()] } else { Vec::new() },
             modes: vec![mode],
             cursors: Vec::new(),
             group: None,
@@ -172,7 +176,8 @@ impl Connector for Orders {
         };
         let streams =
             [stream("orders", orders_schema(), Mode::Full), stream("changes", changes_schema(), Mode::Incremental)];
-        Ok(streams.into_iter().filter(|stream| selection.matches(stream.name.as_str())).collect())
+        let there = |stream: &Stream| self.changes > 0 || stream.name.as_str() != "changes";
+        Ok(streams.into_iter().filter(|stream| there(stream) && selection.matches(stream.name.as_str())).collect())
     }
 
     async fn plan(&self, request: &PlanRequest<At>) -> Result<Plan<Range, At>> {
@@ -205,11 +210,15 @@ impl Connector for Orders {
 
     async fn extract(&self, slice: &Slice<Range>, from: Option<&At>, out: &mut Out<'_, At>) -> Result<Done> {
         let stream: &StreamName = &slice.streams[0];
+        if !["orders", "changes"].contains(&stream.as_str()) {
+            return Err(Error::new(ErrorKind::NotFound, "there is no such stream").with("stream", stream));
+        }
         let feed = slice.shape == Shape::Feed;
         let end = if feed { self.changes } else { slice.work.end };
         let mut next = from.map_or(slice.work.start, |at| at.next);
         while next < end {
             let until = (next + self.page).min(end);
+            assert!(!self.panic_at.is_some_and(|at| (next..until).contains(&at)), "as it was told");
             out.rows(stream, if feed { changes(next..until)? } else { orders(next..until)? }).await?;
             next = until;
             out.mark(&At { next, feed }).await?;

@@ -33,6 +33,18 @@ pub fn sources_of(text: &str) -> Option<Vec<String>> {
     problems.is_empty().then(|| names.unwrap_or_default())
 }
 
+/// Looks at the fields of a source as its connector's schema wants them, where no file was loaded that was looked at.
+///
+/// # Errors
+/// `ConfigInvalid` that names every key that is missing, unknown or wrong.
+pub fn check_fields(fields: &Json, spec: &ingest_core::Spec, path: &str) -> ingest_core::Result<()> {
+    let origin = Origin::Default;
+    let node = yaml::parse_flow(&fields.to_string(), &origin).unwrap_or_else(|| yaml::Node::empty(origin));
+    let mut walker = validate::Walker::default();
+    walker.walk(&node, &schema::fields(spec), path);
+    if walker.problems.is_empty() { Ok(()) } else { Err(as_error(&walker.problems)) }
+}
+
 /// A URL for people: without user, password and query.
 pub fn public_url(url: &str) -> String {
     if !url.contains("://") {

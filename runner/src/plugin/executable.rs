@@ -146,6 +146,8 @@ impl Factory for Executable {
     }
 
     async fn open(&self, config: Json, context: Context) -> Result<Box<dyn Source>> {
+        // Its author need not do it again.
+        crate::config::check_fields(&config, &self.spec, &format!("sources.{}", context.source))?;
         let guest = Guest::open(self.program.clone(), self.spec.clone(), config, context).await?;
         Ok(Box::new(guest))
     }

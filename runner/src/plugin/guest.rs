@@ -99,6 +99,23 @@ impl Guest {
         broken(&self.program.name, rule)
     }
 
+    /// What a plan is asked for was discovered, and its positions can be read.
+    fn knows(&self, request: &PlanRequest<Stored>) -> Result<()> {
+        let schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        for selected in &request.streams {
+            let name = &selected.stream.name;
+            if !schemas.is_empty() && !schemas.contains_key(name) {
+                return Err(Error::new(ErrorKind::NotFound, "the source has no such stream")
+                    .with("stream", name)
+                    .hint("`ingest discover` lists its streams"));
+            }
+            for position in selected.positions.values() {
+                rules::not_newer(&self.spec, position.v, Some(position)).map_err(|error| error.with("stream", name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Hands one frame on; what it comes to where it is the last one.
     async fn take(&self, frame: Incoming, rules: &mut SliceRules<'_>, out: &mut dyn RawOut) -> Result<Option<Done>> {
         let reply = self.read(&frame)?;
@@ -163,13 +180,16 @@ impl Source for Guest {
     }
 
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
-        let selection = selection.clone();
-        let Reply::Streams { streams, .. } = self.ask(None, |call| Request::Schema { call, selection }).await? else {
+        let asked = selection.clone();
+        let request = |call| Request::Schema { call, selection: asked };
+        let Reply::Streams { streams, .. } = self.ask(None, request).await? else {
             return Err(self.broken(&wrong_answer("schema")));
         };
         let read = || {
-            let streams = streams.into_iter().map(|stream| stream.read()).collect::<Result<Vec<Stream>>>()?;
+            let mut streams = streams.into_iter().map(|stream| stream.read()).collect::<Result<Vec<Stream>>>()?;
             rules::streams(&streams)?;
+            // Its author need not do it: one that always lists everything is as good.
+            streams.retain(|stream| selection.matches(stream.name.as_str()));
             Ok(streams)
         };
         let streams = read().map_err(|rule| self.broken(&rule))?;
@@ -179,6 +199,7 @@ impl Source for Guest {
     }
 
     async fn plan(&self, request: &PlanRequest<Stored>) -> Result<Plan<Json, Stored>> {
+        self.knows(request)?;
         let wire = WirePlanRequest::of(request)?;
         let Reply::Plan { plan, .. } = self.ask(Some("plan"), |call| Request::Plan { call, request: wire }).await?
         else {
@@ -196,6 +217,7 @@ impl Source for Guest {
         from: Option<&Stored>,
         out: &mut dyn RawOut,
     ) -> Result<Done> {
+        rules::not_newer(&self.spec, version, from)?;
         let process = self.process().await?;
         // One batch on its way to the table, one in the pipe.
         let batch_bytes = out.batch_bytes() as u64;
@@ -212,6 +234,7 @@ impl Source for Guest {
     }
 
     async fn checkpoint(&self, slice: &Slice<Json>, version: u32, committed: &Stored) -> Result<()> {
+        rules::not_newer(&self.spec, version, Some(committed))?;
         let key = format!("checkpoint {}", slice.id);
         let (slice, committed) = (slice.clone(), committed.clone());
         match self.ask(Some(&key), |call| Request::Checkpoint { call, slice, version, committed }).await? {

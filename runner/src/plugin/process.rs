@@ -426,7 +426,8 @@ async fn watch(
             _ = beat.tick() => {}
         }
         let now = calls.heard();
-        silent = if now == heard { silent + 1 } else { 0 };
+        // Until its `hello` it has a time of its own.
+        silent = if now == heard && now > 0 { silent + 1 } else { 0 };
         heard = now;
         if silent > patience.beats {
             let seconds = (patience.beat * patience.beats).as_secs_f32();

@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
 use ingest_core::columns::{ABSENT, OP, RESCUED, SEQ, field};
 use ingest_core::plugin::batch::decode;
 use ingest_core::plugin::message::Reply;
 use ingest_core::{
-    BadRecord, Done, Error, ErrorKind, Event, Json, Plan, PlanRequest, Result, Seq, Shape, Slice, Stored, Stream,
+    BadRecord, Done, Error, ErrorKind, Event, Json, Plan, PlanRequest, Result, Seq, Shape, Slice, Spec, Stored, Stream,
     StreamName,
 };
 
@@ -96,6 +97,18 @@ fn position_at_rest(position: &Stored, version: u32) -> Result<()> {
     Ok(())
 }
 
+/// State that a newer version of the connector wrote means nothing to this one. State of an older one it may read.
+pub fn not_newer(spec: &Spec, work: u32, position: Option<&Stored>) -> Result<()> {
+    let newest = position.map_or(work, |position| position.v.max(work));
+    if newest <= spec.state_version {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::CheckpointInvalid, "a stored slice or position is of a newer version of the plug-in")
+        .with("connector", &spec.name)
+        .with("state_version", newest)
+        .hint("use the version of the plug-in that wrote it, or a newer one"))
+}
+
 /// What must hold while a slice is read.
 pub struct SliceRules<'a> {
     slice: &'a Slice<Json>,
@@ -131,6 +144,10 @@ impl<'a> SliceRules<'a> {
                     return Ok(None);
                 }
                 self.rows(&stream, &batch).map_err(|error| error.with("stream", &stream))?;
+                let batch = self.after_from(batch)?;
+                if batch.num_rows() == 0 {
+                    return Ok(None);
+                }
                 self.uncovered = true;
                 Ok(Some(Event::Rows(stream, batch)))
             }
@@ -204,6 +221,19 @@ impl<'a> SliceRules<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A feed gives what comes after `from`. What lies before is in every table, and is dropped as the runner drops what a
+    /// table holds already.
+    fn after_from(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        let from = self.from.and_then(|from| from.seq.as_ref()).filter(|_| self.slice.shape == Shape::Feed);
+        let (Some(from), Some(seq)) = (from.map(Seq::as_str), batch.column_by_name(SEQ)) else { return Ok(batch) };
+        let seq = seq.as_string_opt::<i32>().ok_or_else(|| rule("`_ingest_seq` is of type Utf8"))?;
+        if seq.iter().flatten().all(|seq| seq > from) {
+            return Ok(batch);
+        }
+        let keep: BooleanArray = seq.iter().map(|seq| Some(seq.is_none_or(|seq| seq > from))).collect();
+        Ok(filter_record_batch(&batch, &keep)?)
     }
 
     fn mark(&mut self, position: &Stored) -> Result<()> {
