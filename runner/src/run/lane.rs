@@ -195,7 +195,8 @@ impl Lane {
                 return;
             }
             let (result, last_mark, limited) = self.extract(job, from.as_ref()).await;
-            if last_mark.is_some() {
+            // A mark that was there before is no progress: a source that ends after it each time would be read for ever.
+            if last_mark.is_some() && last_mark != from {
                 from = last_mark;
                 attempt = 1;
             }
