@@ -101,6 +101,6 @@ async fn schema_of_a_manifest_is_where_the_readme_says() {
     let project = Project::empty();
     let printed = run(&project, &["connectors", "rest", "--json"]).await;
     let spec: Value = serde_json::from_str(&printed.stdout).unwrap();
-    let manifest = &spec["config"]["properties"]["manifest"]["anyOf"][1];
+    let manifest = &spec["properties"]["manifest"]["anyOf"][1];
     assert!(manifest["properties"]["streams"].is_object(), "{spec}");
 }

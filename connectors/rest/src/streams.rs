@@ -533,6 +533,9 @@ impl Compiler<'_> {
         if incremental.window.is_some_and(|window| window.0 < Duration::from_secs(1)) {
             self.wrong("incremental.window", "must be 1s or more");
         }
+        if incremental.window.is_some() && start.is_none() {
+            self.wrong("incremental.window", "needs `start`: a first load could not be cut");
+        }
         Window {
             cursor: incremental.cursor.clone(),
             from: incremental.from.clone(),

@@ -164,7 +164,8 @@ impl Walk {
             }
         };
         self.wanted = wanted;
-        let again = usize::from(self.overlap && matches!(self.asked, Some(Next::Number(number)) if number > 0));
+        // The first page of a walk was asked for as it stands.
+        let again = usize::from(self.overlap && self.read > 0);
         self.compare(first, &last, again > 0)?;
         let (came, records) = (records, records.saturating_sub(again));
         let said = Said {

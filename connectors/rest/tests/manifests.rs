@@ -19,7 +19,7 @@ async fn all_faults_of_a_file_are_told_at_once_with_their_lines() {
     let (_folder, path) = file(
         "base_url: https://api.acme.com\nauth:\n  bearer: sk-literal-canary\nstreams:\n  items:\n    path: /x?limit=1\n    \
          key: [idd]\n    columns: {id: int64}\n    pages:\n      link_header: true\n      cursor: {parameter: after}\n    \
-         incremental: {cursor: id}\n  lines:\n    path: /y\n    columns: {n: int64}\n    parent: {stream: item}\n",
+         incremental: {cursor: id, window: 30d}\n  lines:\n    path: /y\n    columns: {n: int64}\n    parent: {stream: item}\n",
     );
     let error = refused(json!({"manifest": path})).await;
     assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
@@ -32,6 +32,7 @@ async fn all_faults_of_a_file_are_told_at_once_with_their_lines() {
         "acme.yaml:11: streams.items.pages.cursor: needs one of `at` and `field`",
         "acme.yaml:12: streams.items.incremental.cursor: must be a column of type timestamp",
         "acme.yaml:12: streams.items.incremental.safety: is missing",
+        "acme.yaml:12: streams.items.incremental.window: needs `start`",
         "acme.yaml:16: streams.lines.parent: neither",
         "acme.yaml:16: streams.lines.parent.stream: there is no stream \"item\"; did you mean `items`?",
     ] {
