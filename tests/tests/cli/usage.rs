@@ -48,8 +48,6 @@ fn what_is_not_built_in_is_refused_with_2() {
         "forget --anything x",
         "source setup --source files --dry-run",
         "run --source files --follow",
-        "run --source files --plan plan.json --slice 3",
-        "plan --source files -o plan.json",
     ] {
         let output = project.run(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(output.code, Some(2), "{line}: {output:?}");
