@@ -200,7 +200,7 @@ async fn one_that_hangs_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_nobody_waits_for_is_cancelled_and_the_next_one_works() {
-    let cancelled = json!([{"json": {"type": "error", "call": 3, "kind": "Cancelled", "message": "cancelled"}}]);
+    let cancelled = json!([{"json": {"type": "error", "kind": "Cancelled", "message": "cancelled"}}]);
     let rogue = Rogue::new("window", json!([rows(&ids(&[1]))])).on("cancel", cancelled);
     let Some(executable) = rogue.executable() else { return };
     let executable = executable.expect("it says hello");
