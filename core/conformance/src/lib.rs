@@ -17,7 +17,7 @@
 //! Checks are chosen by what the connector claims. A check that needs something from the test (a server that refuses, a
 //! change at the source) fails until the test gives it, or a written reason to skip it: [`Subject::skip`]. What a crate is
 //! tested with can also stand in a file beside it, `conformance.yaml`, which `ingest connector test` reads too: see
-//! [`file`].
+//! [`mod@file`].
 //!
 //! `ingest-testkit` re-exports this crate as `conformance`; it is a crate of its own so that the program can hold the
 //! suite without the servers of the testkit.
