@@ -70,7 +70,7 @@ fn connectors_are_listed_and_explained() {
     assert!(one.contains("api_key (text, secret)"), "{one}");
     assert!(project.json(&["connectors", "postgres"])["properties"]["host"].is_object());
     let unknown = project.run(&["connectors", "postgre"]);
-    assert!(unknown.stderr.contains("did you mean \"postgres\"?"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("did you mean `postgres`?"), "{}", unknown.stderr);
 }
 
 #[test]
