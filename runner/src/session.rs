@@ -131,7 +131,7 @@ impl Session {
 }
 
 impl Session {
-    /// Who commits in this session.
+    /// Who commits in this run.
     pub fn author(&self) -> Author {
         Author {
             documents: self.lake.documents.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow_schema::SchemaRef;
-use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Stream, StreamName, WriteMode};
+use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, StreamName, WriteMode};
 use serde_json::json;
 
 use super::App;
@@ -57,7 +57,7 @@ async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome 
         }
     }
     let mut explained = Vec::new();
-    for members in groups(opened) {
+    for members in run::by_group(opened, |(target, _)| run::group_key(&target.stream)) {
         let names: Vec<StreamName> = members.iter().map(|(target, _)| target.stream.name.clone()).collect();
         match explain(&session, members, args.slices).await {
             Ok(streams) => explained.extend(streams),
@@ -110,17 +110,6 @@ async fn open(session: &Session, target: Target) -> Result<(Target, Committer)> 
     let replaces = target.write == WriteMode::Replace && committer.checkpoint().plan.is_none();
     target.values.guard(&session.lake.documents, &session.config, replaces).await?;
     Ok((target, committer))
-}
-
-/// Streams of one group are planned together.
-fn groups(opened: Vec<(Target, Committer)>) -> Vec<Vec<(Target, Committer)>> {
-    let mut groups: BTreeMap<String, Vec<(Target, Committer)>> = BTreeMap::new();
-    for (target, committer) in opened {
-        let Stream { name, group, .. } = &target.stream;
-        let key = group.as_ref().map_or_else(|| format!("stream:{name}"), |group| format!("group:{group}"));
-        groups.entry(key).or_default().push((target, committer));
-    }
-    groups.into_values().collect()
 }
 
 async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u32) -> Result<Vec<Explained>> {

@@ -35,7 +35,7 @@ use ingest_catalog::{FORMAT, RunDocument, RunStream, run_path};
 use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
 pub use part::Gathered;
-pub use planning::{Ask, Planned, ask};
+pub use planning::{Ask, Planned, ask, by_group, group_key};
 pub use shared::{Share, SharedPlan, make_shared};
 pub use stream::conform_to;
 pub use target::{Target, selection, targets};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ingest_catalog::{Created, Documents, FORMAT, Parts, PlanDocument, PlannedStream};
 use ingest_core::{
-    Error, Intent, Json, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, Source, Stored, StreamName,
-    WriteMode,
+    Error, Intent, Json, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, Source, Stored, Stream,
+    StreamName, WriteMode,
 };
 use tokio::sync::OnceCell;
 
@@ -113,6 +113,21 @@ impl OpenPlan {
     pub fn can_die(&self) -> bool {
         self.document.slices.iter().any(|slice| slice.shape == Shape::Snapshot)
     }
+}
+
+/// What is planned together: the streams of a group, each other stream alone. In the order of their names, so the same on
+/// every machine.
+pub fn by_group<T>(items: impl IntoIterator<Item = T>, key: impl Fn(&T) -> String) -> Vec<Vec<T>> {
+    let mut groups: BTreeMap<String, Vec<T>> = BTreeMap::new();
+    for item in items {
+        groups.entry(key(&item)).or_default().push(item);
+    }
+    groups.into_values().collect()
+}
+
+/// Equal for streams that are planned together. Names of streams and groups do not meet.
+pub fn group_key(stream: &Stream) -> String {
+    stream.group.as_ref().map_or_else(|| format!("stream:{}", stream.name), |group| format!("group:{group}"))
 }
 
 /// What one stream brings to a plan.

@@ -1,13 +1,15 @@
 //! Rounds of a run: open the tables, plan, read, settle, follow the feeds; again while a plan says that there is more.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod sharing;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use ingest_catalog::{Feed, Lease, PartDocument, record_stream};
-use ingest_core::lake::{Definition, WriterOptions};
+use ingest_core::lake::WriterOptions;
 use ingest_core::{
     Error, ErrorKind, Intent, Mode, Region, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode,
 };
@@ -17,10 +19,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::budget::Budget;
 use super::jobs::{bounded_jobs, feed_jobs};
 use super::lane::{Lanes, Remaining, settle};
-use super::part::{Gathered, PartLog};
-use super::planning::{Ask, OpenPlan, Planned, make};
+use super::part::PartLog;
+use super::planning::{Ask, OpenPlan, Planned, by_group, group_key, make};
 use super::quarantine::Quarantine;
-use super::shared::{Share, Stand, stand};
 use super::stream::{Counters, Finished, Message, Scope, StreamShared, StreamTask, conform_to};
 use super::target::Target;
 use super::work::{Line, State, Work, count, fail, settled};
@@ -309,17 +310,10 @@ impl<'a> Rounds<'a> {
 
     /// Makes plans for the streams that have none, group by group.
     async fn plan_new(&self, work: &mut [Work], feeds: &[Feed]) {
-        let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (i, w) in work.iter().enumerate() {
-            if w.state == State::Due && w.plan.is_none() {
-                // Names of streams and groups must not meet.
-                let group = w.target.stream.group.as_ref();
-                let key = group.map_or_else(|| format!("stream:{}", w.target.stream.name), |g| format!("group:{g}"));
-                groups.entry(key).or_default().push(i);
-            }
-        }
-        let single = groups.values().map(Vec::len).sum::<usize>() <= 1;
-        for members in groups.into_values() {
+        let due = (0..work.len()).filter(|i| work[*i].state == State::Due && work[*i].plan.is_none());
+        let groups = by_group(due, |i| group_key(&work[*i].target.stream));
+        let single = groups.iter().map(Vec::len).sum::<usize>() <= 1;
+        for members in groups {
             if let Err(error) = self.plan_group(work, &members, feeds, single).await {
                 let alone = members.len() == 1 || error.is_exhausted() || error.kind() == ErrorKind::Cancelled;
                 for i in members {
@@ -364,87 +358,6 @@ impl<'a> Rounds<'a> {
             work[*i].plan = Some(Arc::clone(&plan));
         }
         Ok(())
-    }
-
-    /// Takes the plan that was given, for every stream that has not closed it.
-    fn plan_shared(&self, work: &mut [Work], share: &Share) {
-        let mut plans: BTreeMap<&str, Arc<OpenPlan>> = BTreeMap::new();
-        for w in work.iter_mut().filter(|w| w.state == State::Due) {
-            let Some(document) = share.plan_of(&w.target.stream.name) else { continue };
-            match stand(w.committer(), document) {
-                Ok(Stand::Closed) => w.state = State::Done,
-                Ok(Stand::Before | Stand::Adopted) => {
-                    let documents = &self.session.lake.documents;
-                    let plan = plans
-                        .entry(&document.id)
-                        .or_insert_with(|| Arc::new(OpenPlan::shared(document.clone(), documents)));
-                    w.plan = Some(Arc::clone(plan));
-                }
-                Err(error) => fail(w, &error),
-            }
-        }
-    }
-
-    /// The part of a shared plan that this process reads.
-    fn part(&self) -> Option<u32> {
-        self.options.shared.as_ref().and_then(|share| share.part)
-    }
-
-    /// Gathers what other processes have staged of a plan, to close it. False: some of it is missing.
-    async fn gather(&self, w: &mut Work) -> Result<bool> {
-        let (Some(plan), None) = (w.plan.clone(), self.part()) else { return Ok(true) };
-        let Some(parts) = plan.document().parts else { return Ok(true) };
-        let name = w.target.stream.name.clone();
-        let documents = &self.session.lake.documents;
-        let gathered = Gathered::read(documents, plan.id(), &name.table(), plan.bounded(&name)).await?;
-        let missing: BTreeSet<u32> = plan
-            .bounded(&name)
-            .iter()
-            .filter(|slice| !gathered.done.contains(**slice))
-            .map(|slice| parts.part(*slice))
-            .collect();
-        if missing.is_empty() {
-            w.gathered = Some(gathered);
-            return Ok(true);
-        }
-        let list = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!(
-            "the plan {} is not finished: of its slices 0 to {} these are missing: {list}; run each with `--slice`, then `--finish`",
-            plan.id(),
-            parts.of.saturating_sub(1)
-        );
-        self.observer.event(&Event::Warning { stream: Some(name.to_string()), message });
-        w.report.partial = true;
-        w.state = State::Done;
-        Ok(false)
-    }
-
-    /// Adopts a shared plan, unless another process was first (invariant `plan_is_adopted_before_its_rows`).
-    async fn adopt_shared(&self, w: &mut Work, plan: &OpenPlan, definition: &Definition) -> Result<()> {
-        let name = w.target.stream.name.clone();
-        let replace = plan.write_mode(&name) == WriteMode::Replace;
-        let slices = plan.bounded(&name).len();
-        for _ in 0..ADOPTIONS {
-            if let Stand::Adopted | Stand::Closed = stand(w.committer(), plan.document())? {
-                return Ok(());
-            }
-            let committer = w.committer_mut();
-            let adopted = async {
-                committer.ensure(definition).await?;
-                plan.write().await?;
-                failpoint::reach("plan_written");
-                committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await
-            };
-            match adopted.await {
-                Ok(_) => return Ok(()),
-                // Another part of the plan may have been first: then it stands adopted.
-                Err(error) if error.kind() == ErrorKind::CheckpointConflict => {
-                    w.committer = Some(Committer::open(self.author.clone(), name.clone()).await?);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        stand(w.committer(), plan.document()).map(drop)
     }
 
     /// What the commits of a stream leave behind, and the bounded slices that are left of its plan.
@@ -813,9 +726,6 @@ impl<'a> Rounds<'a> {
 
 /// At most so many slices are read at once, whatever a connector claims.
 const MAX_LANES: usize = 64;
-
-/// How often a part tries to adopt its plan while others do the same.
-const ADOPTIONS: usize = 10;
 
 /// What is left to do of a plan for one stream, and what its commits leave behind.
 struct Left {

@@ -9,13 +9,11 @@
 //! The first part to start adopts the plan in each table that still stands where the plan was made (invariant
 //! `plan_names_its_base`); the others find it adopted. A plan that is neither adopted nor adoptable is refused.
 
-use std::collections::BTreeMap;
-
 use ingest_catalog::{FORMAT, Parts, PlanDocument};
 use ingest_core::{Error, ErrorKind, Intent, Result, Selection, Shape, StreamName};
 use serde::{Deserialize, Serialize};
 
-use super::planning::{Ask, Planned, columns, document};
+use super::planning::{Ask, Planned, by_group, columns, document, group_key};
 use super::retried;
 use super::target::Target;
 use crate::commit::{Committer, Floor, effective_positions};
@@ -160,7 +158,7 @@ pub async fn make_shared(session: &Session, targets: Vec<Target>, parts: u32) ->
     let author = session.author();
     let floor = Floor::new(session.lake.documents.clone(), &session.config.name);
     let feeds = floor.feeds().await?;
-    let mut groups: BTreeMap<String, Vec<(Target, Committer)>> = BTreeMap::new();
+    let mut opened = Vec::new();
     for target in targets {
         let name = target.stream.name.clone();
         let committer = Committer::open(author.clone(), name.clone()).await?;
@@ -169,13 +167,11 @@ pub async fn make_shared(session: &Session, targets: Vec<Target>, parts: u32) ->
                 .with("stream", name)
                 .hint("finish it with `ingest run`, or give it up with `ingest run --full-refresh`"));
         }
-        let group = target.stream.group.as_ref();
-        let key = group.map_or_else(|| format!("stream:{name}"), |group| format!("group:{group}"));
-        groups.entry(key).or_default().push((target, committer));
+        opened.push((target, committer));
     }
     let mut plans: Vec<PlanDocument> = Vec::new();
     let mut first = 0_usize;
-    for members in groups.into_values() {
+    for members in by_group(opened, |(target, _)| group_key(&target.stream)) {
         let joining: Vec<_> = members
             .iter()
             .filter(|(_, committer)| committer.checkpoint().positions.is_empty())

@@ -1,226 +1,27 @@
 //! The task of one stream: takes what lanes have written, and commits.
 
+mod shared;
+mod unit;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow_schema::SchemaRef;
 use ingest_catalog::Ranges;
-use ingest_core::lake::{DataFile, Merged, Removal, TableFormat, WriterOptions, Writers};
-use ingest_core::{Clock, Mode, Region, Result, SliceId, Stored, StreamName, WriteMode};
-use tokio::sync::{Semaphore, mpsc};
+use ingest_core::lake::{DataFile, Merged, Removal};
+use ingest_core::{Clock, Mode, Region, Result, SliceId, Stored, WriteMode};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use self::shared::{Counters, StreamShared, conform_to};
+pub use self::unit::{Cover, Message, Settled, SliceKey, Unit};
 use super::merge::Asked;
 use super::part::{Gathered, PartLog};
 use super::planning::OpenPlan;
-use super::quarantine::Quarantine;
-use super::target::Target;
 use crate::commit::{Change, Committer};
-use crate::conform::{Conform, Input, reconcile};
 use crate::events::{Event, Observer};
 use crate::failpoint;
-use crate::policy::{Quality, Tally};
-
-/// What lanes and the stream's task share.
-pub struct StreamShared {
-    /// The stream.
-    pub name: StreamName,
-    /// What is to be done with it.
-    pub target: Target,
-    /// The counters.
-    pub counters: Counters,
-    /// What checks have found.
-    pub quality: Quality,
-    /// Makes writers of data files.
-    pub writers: Arc<dyn Writers>,
-    /// How files are written.
-    pub options: WriterOptions,
-    /// Records that could not become rows.
-    pub quarantine: Arc<Quarantine>,
-    /// What batches are made to conform to.
-    pub conform: RwLock<Arc<Conform>>,
-    /// Whether rows carry `_ingest_seq`.
-    pub seq: bool,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// One merge at a time.
-    pub merges: Arc<Semaphore>,
-    /// Memory for the keys of a merge.
-    pub merge_bytes: u64,
-    /// A commit closes after this time at the latest.
-    pub commit_interval: Duration,
-    /// The table format.
-    pub format: Arc<dyn TableFormat>,
-    /// The way to the stream's task.
-    pub units: mpsc::Sender<Message>,
-    /// The stream has failed: nothing more is read for it.
-    pub failed: AtomicBool,
-    /// The first error.
-    pub error: Mutex<Option<ingest_core::Error>>,
-}
-
-/// Counted while a stream runs.
-#[derive(Default)]
-pub struct Counters {
-    /// Rows that came out of the source.
-    pub rows_read: AtomicU64,
-    /// Their bytes, as Arrow.
-    pub bytes_read: AtomicU64,
-    /// Rows with a rescued value.
-    pub rows_rescued: AtomicU64,
-    /// Records that went to quarantine.
-    pub rows_quarantined: AtomicU64,
-    /// Rows that became visible.
-    pub rows_written: AtomicU64,
-    /// Rows that a part of a plan has staged.
-    pub rows_staged: AtomicU64,
-    /// Files that became visible.
-    pub files: AtomicU64,
-    /// Their bytes.
-    pub bytes_written: AtomicU64,
-    /// Version of the last commit plus one; zero = none.
-    pub version: AtomicU64,
-    /// Finished slices, those of earlier runs included.
-    pub slices_done: AtomicU64,
-    /// Something was left for the next run.
-    pub partial: AtomicBool,
-    /// Files of the table that merges rewrote or removed.
-    pub files_touched: AtomicU64,
-    /// Unchanged rows that were written again for that.
-    pub rows_rewritten: AtomicU64,
-    /// Rows that merges changed.
-    pub rows_changed: AtomicU64,
-    /// Bytes that they wrote.
-    pub bytes_merged: AtomicU64,
-    /// Grows while a merge is under way.
-    pub merging: Arc<AtomicU64>,
-}
-
-impl Counters {
-    fn merged(&self, landed: &Merged) {
-        self.files_touched.fetch_add(landed.files_touched, Ordering::Relaxed);
-        self.rows_rewritten.fetch_add(landed.rows_rewritten, Ordering::Relaxed);
-        self.rows_changed.fetch_add(landed.rows_changed, Ordering::Relaxed);
-        self.bytes_merged.fetch_add(landed.bytes_written, Ordering::Relaxed);
-    }
-}
-
-impl StreamShared {
-    /// Notes the first error of the stream; nothing more is read for it.
-    pub fn fail(&self, error: ingest_core::Error) {
-        self.failed.store(true, Ordering::Release);
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-
-    /// What batches conform to now.
-    pub fn conform(&self) -> Arc<Conform> {
-        Arc::clone(&self.conform.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// From here on the rows of the source look so.
-    pub fn change_schema(&self, source: &SchemaRef) -> Result<()> {
-        let mut conform = self.conform.write().unwrap_or_else(PoisonError::into_inner);
-        let table = match &self.target.keyed {
-            Some(keyed) => keyed.table_schema(conform.storage()),
-            None => Arc::clone(conform.storage()),
-        };
-        let next = conform_to(&self.format, &self.target, source, Some(&table), self.seq)?;
-        *conform = Arc::new(next);
-        Ok(())
-    }
-}
-
-/// What batches of a target have to look like for its table.
-pub fn conform_to(
-    format: &Arc<dyn TableFormat>,
-    target: &Target,
-    source: &SchemaRef,
-    table: Option<&SchemaRef>,
-    seq: bool,
-) -> Result<Conform> {
-    let none = BTreeMap::new();
-    // The table sees what masks have left.
-    let source = &target.values.masked_schema(source)?;
-    let stripped = match (&target.keyed, table) {
-        (Some(keyed), Some(table)) => Some(keyed.row_schema(table).map_err(|e| e.with("stream", &target.stream.name))?),
-        _ => None,
-    };
-    let table = stripped.as_ref().or(table);
-    let conform = reconcile(
-        format,
-        &Input {
-            stream: &target.stream.name,
-            source,
-            table,
-            policy: target.policy,
-            added_columns: target.options.added_columns.as_ref().unwrap_or(&none),
-            seq,
-            absent: false,
-        },
-    )?;
-    if let Some(keyed) = &target.keyed {
-        keyed.stored_key(&conform).map_err(|e| e.with("stream", &target.stream.name))?;
-    }
-    Ok(conform)
-}
-
-/// What a lane tells a stream's task.
-pub enum Message {
-    /// Files with what they cover.
-    Unit(Box<Unit>),
-    /// All bounded slices have been tried: commit what is there, close the plan if it is complete, answer.
-    Settle(tokio::sync::oneshot::Sender<Result<Settled>>),
-    /// Nothing more comes: commit what is there.
-    End,
-}
-
-/// What became of a stream's bounded slices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// The plan is closed.
-    Closed,
-    /// Some slices are left.
-    Open,
-}
-
-/// Files that are uploaded, and what they cover. Files and covers become visible in one commit.
-#[derive(Default)]
-pub struct Unit {
-    /// Data files.
-    pub files: Vec<DataFile>,
-    /// Files of the quarantine.
-    pub quarantine: Vec<DataFile>,
-    /// What is covered up to and with these files.
-    pub covers: Vec<(SliceKey, Cover)>,
-    /// What checks have counted.
-    pub tally: Tally,
-    /// A region that goes before these rows come.
-    pub region: Option<Region>,
-    /// The storage schema that the files were written with, where it is wider than the table's.
-    pub schema: Option<SchemaRef>,
-}
-
-/// Which slice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SliceKey {
-    /// A bounded slice, by its index in the plan.
-    Bounded(u32),
-    /// A feed, by its id.
-    Feed(SliceId),
-}
-
-/// How far.
-#[derive(Debug, Clone)]
-pub enum Cover {
-    /// To this mark.
-    At(Stored),
-    /// To the end.
-    Done,
-    /// To the end, and this position stays under the slice's id.
-    Left(SliceId, Stored),
-}
 
 /// What a run is after, and so what its commits leave behind.
 pub enum Scope {
