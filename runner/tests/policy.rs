@@ -292,3 +292,19 @@ async fn a_run_is_compared_with_the_runs_before_it_and_with_the_clock() {
     assert_eq!(report.streams[0].checks[0].outcome, "failed");
     assert_eq!(world.ids(0).await.len(), 400, "the table is as before");
 }
+
+#[test]
+fn what_a_partial_row_lacks_is_still_told_when_a_column_is_dropped() {
+    let policy = policy(json!({"mask": {"email": "drop"}}));
+    let row = Row { id: Some(1), email: None, phone: None, born: None, credit: None, status: Some("a".into()) };
+    let whole = batch(&[row.clone(), row]);
+    // Of six columns the second and the third did not come.
+    let absent = arrow_array::BinaryArray::from(vec![Some(&[0b110_u8][..]), None]);
+    let fields = whole.schema().fields().iter().cloned();
+    let fields: Vec<_> = fields.chain([Arc::new(ingest_core::columns::field("_ingest_absent"))]).collect();
+    let columns = whole.columns().iter().cloned().chain([Arc::new(absent) as ArrayRef]).collect();
+    let partial = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch");
+    let masked = policy.mask_batch(&partial).expect("masked");
+    let bits = masked.column_by_name("_ingest_absent").expect("bits").as_binary::<i32>();
+    assert_eq!((bits.value(0), bits.is_null(1)), (&[0b10_u8][..], true), "of five columns the second did not come");
+}

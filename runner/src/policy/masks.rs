@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
-    StructArray,
+    Array, ArrayRef, BinaryArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait, RecordBatch,
+    RecordBatchOptions, StructArray,
 };
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use ingest_core::{CLASS, Error, MASK, Result, columns, glob_matches, nearest};
@@ -343,10 +343,37 @@ impl Masks {
         let schema = batch.schema_ref();
         let mut arrays = Vec::with_capacity(self.schema.fields().len());
         for ((step, array), field) in self.steps.iter().zip(batch.columns()).zip(schema.fields()) {
-            arrays.extend(step.apply(array, key, field.name())?);
+            let array = match field.name() == columns::ABSENT {
+                true => self.counted_again(array, schema),
+                false => Arc::clone(array),
+            };
+            arrays.extend(step.apply(&array, key, field.name())?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?)
+    }
+
+    /// Bits that count columns, where some of these are left out.
+    fn counted_again(&self, bits: &ArrayRef, schema: &Schema) -> ArrayRef {
+        let Some(came) = bits.as_binary_opt::<i32>() else { return Arc::clone(bits) };
+        let data = self.steps.iter().zip(schema.fields()).filter(|(_, field)| !columns::is_reserved(field.name()));
+        let kept: Vec<usize> =
+            data.enumerate().filter(|(_, (step, _))| !matches!(step, Step::Drop)).map(|(i, _)| i).collect();
+        if kept.iter().enumerate().all(|(to, from)| to == *from) {
+            return Arc::clone(bits);
+        }
+        let moved = came.iter().map(|bits| {
+            bits.map(|bits| {
+                let mut moved = vec![0_u8; kept.len().div_ceil(8)];
+                for (to, from) in kept.iter().enumerate() {
+                    if bits.get(from / 8).is_some_and(|byte| byte >> (from % 8) & 1 == 1) {
+                        moved[to / 8] |= 1 << (to % 8);
+                    }
+                }
+                moved
+            })
+        });
+        Arc::new(moved.collect::<BinaryArray>())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use ingest_core::lake::{Merged, TableFormat, WriterOptions, Writers};
-use ingest_core::{Clock, Result, StreamName};
+use ingest_core::{Clock, Mode, Result, StreamName, WriteMode};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::unit::Message;
@@ -151,7 +151,8 @@ pub fn conform_to(
             policy: target.policy,
             added_columns: target.options.added_columns.as_ref().unwrap_or(&none),
             seq,
-            absent: false,
+            // Change logs leave out what did not change; a history has no use for half a row.
+            absent: target.mode == Mode::Cdc && target.write != WriteMode::Scd2,
         },
     )?;
     if let Some(keyed) = &target.keyed {
