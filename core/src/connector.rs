@@ -24,6 +24,7 @@ use crate::{
 /// | `plan` | when nothing is planned, when a plan is complete | never two at a time | slices that give exactly what `then` claims |
 /// | `extract` | for many slices ([`Capabilities::parallel`]) | yes, but never twice at once for one slice | every row after `from` was given |
 /// | `checkpoint` | after `committed` is durable in every table | one at a time per slice | the source may forget what is committed |
+/// | `count` | `ingest verify --counts` | no | so many rows are there now |
 #[async_trait]
 pub trait Connector: Send + Sync + Sized + 'static {
     /// The YAML of a source: `#[serde(deny_unknown_fields, default)]`, one doc comment per field.
@@ -70,6 +71,13 @@ pub trait Connector: Send + Sync + Sized + 'static {
     /// move the source back, and doing it twice is fine. Its failure is logged, never fatal.
     async fn checkpoint(&self, _slice: &Slice<Self::Work>, _committed: &Self::Position) -> Result<()> {
         Ok(())
+    }
+
+    /// Counts the rows that a full read of the stream would give now, where the source can do so without giving them.
+    ///
+    /// By `ingest verify --counts`. `None` = it cannot: the runner reads the stream and counts.
+    async fn count(&self, _stream: &Stream, _filter: Option<&str>) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Reads `Work` or `Position` written by an older `state_version`. The default refuses.

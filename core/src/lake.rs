@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -107,8 +107,99 @@ pub trait Table: Send + Sync {
             .with("column", column))
     }
 
+    /// Gives some columns of all rows, batch by batch, always in the same order for one version; at most one row group is
+    /// held.
+    async fn scan(&self, columns: &[String], take: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send)) -> Result<()> {
+        let _ = take;
+        Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot read columns by themselves")
+            .with("columns", columns.len()))
+    }
+
     /// Keeps the table healthy: compaction, log checkpoints, removal of dead files.
     async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained>;
+
+    /// Looks for rows, and for what the log says of them, in everything that lies in the table's folder: the newest
+    /// version, older ones, files that no commit names.
+    ///
+    /// Like [`Table::maintain`] it works on a handle of its own.
+    async fn search(&self, rows: &Arc<dyn RowFilter>) -> Result<Traces> {
+        let _ = rows;
+        Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot search older versions"))
+    }
+
+    /// Erases rows for good: from the newest version by a commit without an application id, then from older ones and from
+    /// files that no commit names, by deleting them, and from the log. Versions that lose a file can no longer be read.
+    ///
+    /// Doing it again is fine, also after it was broken off. Like [`Table::maintain`] it works on a handle of its own. The
+    /// caller sees to it that nobody of us has files of this table uploaded and not yet committed.
+    async fn erase(&self, erasure: &Erasure) -> Result<Erased> {
+        let _ = erasure;
+        Err(Error::new(crate::ErrorKind::Unsupported, "this table format cannot erase rows"))
+    }
+}
+
+/// Finds rows by looking at them.
+pub trait RowFilter: Send + Sync {
+    /// The columns that must be seen; empty = no row of a table with this schema is meant.
+    fn columns(&self, schema: &Schema) -> Vec<String>;
+
+    /// Which rows of a batch with these columns are meant: true or false, never null.
+    fn rows(&self, batch: &RecordBatch) -> Result<BooleanArray>;
+
+    /// Whether a text holds what is searched for: a commit of the log, statistics, a path.
+    fn in_text(&self, text: &[u8]) -> bool;
+}
+
+/// What [`Table::search`] has found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traces {
+    /// Data files that were looked at.
+    pub files_searched: u64,
+    /// Files of the log that were looked at.
+    pub log_files_searched: u64,
+    /// Rows of the newest version that are meant.
+    pub rows: u64,
+    /// Other files with such rows: of older versions, or named by no commit.
+    pub old_files: u64,
+    /// Files of the log that say something of such rows.
+    pub log_files: u64,
+    /// Files outside the newest version that cannot be read as data files.
+    pub unreadable_files: u64,
+}
+
+impl Traces {
+    /// Whether nothing was found, and everything could be looked at.
+    pub fn is_clean(&self) -> bool {
+        (self.rows, self.old_files, self.log_files, self.unreadable_files) == (0, 0, 0, 0)
+    }
+}
+
+/// What shall be erased, and how.
+#[derive(Clone)]
+pub struct Erasure {
+    /// The rows.
+    pub rows: Arc<dyn RowFilter>,
+    /// Leave older versions as they are until their files are removed by [`Table::maintain`].
+    pub keep_history: bool,
+    /// How files are written anew.
+    pub options: WriterOptions,
+}
+
+/// What [`Table::erase`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// Rows that were taken out of the newest version.
+    pub rows: u64,
+    /// Files that were written again without them, or removed as a whole.
+    pub files_rewritten: u64,
+    /// The version that no longer has them, where there was something to take out.
+    pub version: Option<u64>,
+    /// Files outside the newest version that were deleted.
+    pub files_deleted: u64,
+    /// Their size.
+    pub bytes_deleted: u64,
+    /// Files of the log that were written again without statistics, or deleted.
+    pub log_files_rewritten: u64,
 }
 
 /// Makes writers of data files for one table.
@@ -302,6 +393,11 @@ pub struct Maintenance {
     pub memory_bytes: u64,
     /// Compression of compacted files.
     pub compression: Compression,
+    /// Rows that are kept no longer: they are removed first, in a commit of their own.
+    pub expire: Vec<Region>,
+    /// The columns by which the rows of compacted files are put in order, so that rows with near keys lie in one file; empty
+    /// = they stay in the order in which they came.
+    pub cluster_by: Vec<String>,
     /// Say what would be done, change nothing.
     pub dry_run: bool,
 }
@@ -309,6 +405,9 @@ pub struct Maintenance {
 /// What `maintain` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maintained {
+    /// Rows that were kept long enough and were removed.
+    #[serde(default)]
+    pub rows_expired: u64,
     /// Small files that were put together.
     pub files_compacted: u64,
     /// Files that came of it.

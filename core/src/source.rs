@@ -45,6 +45,11 @@ pub trait Source: Send + Sync {
     ) -> Result<Done>;
     /// See [`Connector::checkpoint`].
     async fn checkpoint(&self, slice: &Slice<Json>, version: u32, committed: &Stored) -> Result<()>;
+    /// See [`Connector::count`].
+    async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
+        let _ = (stream, filter);
+        Ok(None)
+    }
 }
 
 /// The [`Factory`] of a connector that is linked in.
@@ -204,5 +209,9 @@ impl<C: Connector> Source for Erased<C> {
         let slice = self.slice(slice, version)?;
         let committed = self.position(committed)?;
         self.connector.checkpoint(&slice, &committed).await
+    }
+
+    async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
+        self.connector.count(stream, filter).await
     }
 }

@@ -322,6 +322,8 @@ fn maintenance() -> Maintenance {
         staged: Arc::default(),
         memory_bytes: 16 << 20,
         compression: Compression::Zstd,
+        expire: Vec::new(),
+        cluster_by: Vec::new(),
         dry_run: false,
     }
 }

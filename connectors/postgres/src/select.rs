@@ -50,6 +50,12 @@ pub(crate) fn select<'a>(table: &'a Table, work: &Work, from: Option<&Position>)
     Ok(Select { sql, columns, order, hidden })
 }
 
+/// Writes the statement that counts the rows of a table.
+pub(crate) fn count(table: &Table, rows: Option<&str>) -> Result<String> {
+    let condition = filter(rows).map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+    Ok(format!("SELECT pg_catalog.count(*) FROM {}{condition}", source(table, &Part::Whole)?))
+}
+
 fn chosen<'a>(table: &'a Table, names: Option<&[String]>) -> Result<Vec<&'a Column>> {
     match names {
         None => Ok(table.columns.iter().collect()),

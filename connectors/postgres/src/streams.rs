@@ -18,7 +18,7 @@ use crate::server::Server;
 use crate::types::Kind;
 use crate::wire::Connection;
 use crate::work::{Part, Position, Work};
-use crate::{check, extract, incremental};
+use crate::{check, extract, incremental, select};
 
 /// Streams that are planned together, so that one snapshot holds for all of them.
 const GROUP: &str = "snapshot";
@@ -137,6 +137,20 @@ impl Connector for Postgres {
             extract::extract(&self.server, table, &slice.work, from, out).await
         };
         read.await.map_err(|error| error.with("stream", name))
+    }
+
+    async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
+        let count = async {
+            let tables = self.tables_named(&[&stream.name]).await?;
+            let table = tables.get(&stream.name).ok_or_else(missing)?;
+            let sql = select::count(table, filter)?;
+            let mut lent = self.server.lend().await?;
+            let rows = lent.connection.query(&sql).await?;
+            lent.give_back(&self.server);
+            let counted = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok());
+            counted.ok_or_else(|| Error::unexpected("the server did not answer with a count")).map(Some)
+        };
+        count.await.map_err(|error| error.with("stream", &stream.name))
     }
 }
 

@@ -104,6 +104,11 @@ impl Draft {
         }
     }
 
+    /// A commit that takes rows away and belongs to no application.
+    pub fn removal(why: &str) -> Self {
+        Self { operation: "DELETE", parameters: json!({"predicate": "[]", "reason": why}), ..Self::compaction(0) }
+    }
+
     fn commit_info(&self, id: &Uuid, change: &Change) -> Json {
         let added = self.add.iter().chain(&change.add);
         let bytes: u64 = added.clone().map(|a| a.size).sum();

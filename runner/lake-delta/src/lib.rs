@@ -16,7 +16,9 @@
 
 mod action;
 mod checkpoint;
+mod cluster;
 mod commit;
+mod erase;
 mod format;
 mod log;
 mod maintain;

@@ -296,7 +296,8 @@ impl Log {
             .map_err(|e| self.broken("a checkpoint points to a path that cannot be read").caused_by(e))
     }
 
-    async fn checkpoint_lines(&self, path: &Path, files: bool) -> Result<Vec<Line>> {
+    /// The lines of a checkpoint, or of a part of one.
+    pub async fn checkpoint_lines(&self, path: &Path, files: bool) -> Result<Vec<Line>> {
         let bytes = self
             .lake
             .get(path)

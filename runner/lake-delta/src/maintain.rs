@@ -15,11 +15,12 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use crate::action::Add;
 use crate::checkpoint;
-use crate::commit::{Change, Draft, Removing};
+use crate::cluster;
+use crate::commit::{Change, Draft, Removing, rewrite_options};
 use crate::log::{Log, LogFile};
 use crate::protocol::check_writable;
 use crate::read::{object_path, scan};
-use crate::rewrite::{discard, write_all};
+use crate::rewrite::{Rewrite, discard, write_all};
 use crate::store::store_error;
 use crate::table::{DeltaTable, TableWriters};
 
@@ -33,6 +34,7 @@ pub(crate) async fn maintain(log: &Log, options: &Maintenance) -> Result<Maintai
     let mut table = open(log).await?;
     let state = &table.snapshot.state;
     check_writable(&state.protocol, &state.metadata, &table.snapshot.columns, false).map_err(fault)?;
+    expire(&mut table, options, &mut done).await.map_err(fault)?;
     compact(&mut table, options, &mut done).await.map_err(fault)?;
     // Others may have committed meanwhile.
     let table = open(log).await?;
@@ -49,7 +51,8 @@ pub(crate) async fn maintain(log: &Log, options: &Maintenance) -> Result<Maintai
     Ok(done)
 }
 
-async fn open(log: &Log) -> Result<DeltaTable> {
+/// The table at its newest version.
+pub(crate) async fn open(log: &Log) -> Result<DeltaTable> {
     DeltaTable::open(log.clone()).await?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "the table is gone")
             .with("table", &log.folder)
@@ -57,15 +60,39 @@ async fn open(log: &Log) -> Result<DeltaTable> {
     })
 }
 
+/// Removes the rows that are kept no longer.
+async fn expire(table: &mut DeltaTable, options: &Maintenance, done: &mut Maintained) -> Result<()> {
+    if options.expire.is_empty() {
+        return Ok(());
+    }
+    let mut rewrite = Rewrite::new(&options.expire, &table.snapshot.schema, rewrite_options())?;
+    let rows = rewrite.count(table).await?;
+    if rows > 0 && !options.dry_run {
+        table.land(Draft::removal("retention"), &mut rewrite).await.map_err(CommitError::into_error)?;
+        done.rows_expired = rewrite.gone().0;
+    } else {
+        done.rows_expired = rows;
+    }
+    Ok(())
+}
+
 /// Puts small files of one partition together, one commit for each new set.
 async fn compact(table: &mut DeltaTable, options: &Maintenance, done: &mut Maintained) -> Result<()> {
-    for set in sets(table, options.target_file_bytes).await? {
+    let key = &options.cluster_by;
+    let sets = match key.is_empty() {
+        true => sets(table, options.target_file_bytes).await?,
+        false => cluster::sets(table, key, options.target_file_bytes).await?,
+    };
+    for set in sets {
         done.files_compacted += set.len() as u64;
         if options.dry_run {
             done.files_written += 1;
             continue;
         }
-        let output = put_together(table, &set, options).await?;
+        let output = match key.is_empty() {
+            true => put_together(table, &set, options).await?,
+            false => cluster::put_in_order(table, &set, key, options).await?,
+        };
         let written = output.len() as u64;
         let count = set.len() as u64;
         let mut replace = Replace { sources: set, output };
@@ -241,7 +268,8 @@ fn is_data(folder: &Path, object: &Path) -> bool {
     !parts.iter().any(hidden) && parts.last().is_some_and(|name| name.ends_with(".parquet"))
 }
 
-async fn delete(log: &Log, dead: Vec<ObjectMeta>, dry_run: bool, done: &mut Maintained) -> Result<()> {
+/// Deletes objects; those that are gone already are fine.
+pub(crate) async fn delete(log: &Log, dead: Vec<ObjectMeta>, dry_run: bool, done: &mut Maintained) -> Result<()> {
     let count = dead.len() as u64;
     let bytes: u64 = dead.iter().map(|o| o.size).sum();
     if !dry_run {

@@ -1,5 +1,5 @@
-//! Removal of regions: whole files where the log or a look at the deciding columns says so, else rewritten without the
-//! rows that go.
+//! Removal of rows: whole files where the log or a look at the deciding columns says so, else rewritten without the rows
+//! that go.
 //!
 //! What became of a file is remembered: when another writer was first, only files that are new since then are looked
 //! at, and the result of a file that another writer took away is thrown away with it.
@@ -8,14 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::compute::not;
-use arrow_array::RecordBatch;
+use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use async_trait::async_trait;
 use chrono::Utc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use ingest_core::lake::{CommitError, DataFile, DataWriter, WriterOptions};
+use ingest_core::lake::{CommitError, DataFile, DataWriter, RowFilter, WriterOptions};
 use ingest_core::{Error, ErrorKind, Region, Result};
 use object_store::ObjectStoreExt;
 use tokio::sync::mpsc;
@@ -38,46 +38,115 @@ enum Outcome {
     Becomes(Vec<DataFile>),
 }
 
-/// Removes regions from whatever files are live.
+/// Which rows go.
+pub(crate) enum Choice {
+    /// Those of regions.
+    Regions(Regions),
+    /// Those that a filter finds.
+    Filter(Arc<dyn RowFilter>),
+}
+
+impl Choice {
+    fn share(&self, file: &Add, partition_by: &[String]) -> Result<Share> {
+        match self {
+            Self::Regions(regions) => regions.share(file, partition_by),
+            Self::Filter(_) => Ok(Share::Unclear),
+        }
+    }
+
+    /// The columns that decide.
+    fn columns(&self, schema: &Schema) -> BTreeSet<String> {
+        match self {
+            Self::Regions(regions) => regions.columns().map(ToOwned::to_owned).collect(),
+            Self::Filter(filter) => filter.columns(schema).into_iter().collect(),
+        }
+    }
+
+    fn mask(&self, batch: &RecordBatch) -> Result<BooleanArray> {
+        match self {
+            Self::Regions(regions) => regions.mask(batch),
+            Self::Filter(filter) => filter.rows(batch),
+        }
+    }
+}
+
+/// Removes rows from whatever files are live.
 pub(crate) struct Rewrite {
-    regions: Regions,
+    choice: Choice,
     options: WriterOptions,
     outcomes: HashMap<String, Outcome>,
+    /// Rows that go, of the files that are not what they were.
+    hits: HashMap<String, u64>,
 }
 
 impl Rewrite {
     /// `schema` is the table's, with the columns that the same commit brings.
     pub fn new(regions: &[Region], schema: &Schema, options: WriterOptions) -> Result<Self> {
-        Ok(Self { regions: Regions::new(regions, schema)?, options, outcomes: HashMap::new() })
+        Ok(Self::of(Choice::Regions(Regions::new(regions, schema)?), options))
     }
 
-    async fn outcome(&self, table: &DeltaTable, file: &Add) -> Result<Outcome> {
+    /// Takes the chosen rows away.
+    pub fn of(choice: Choice, options: WriterOptions) -> Self {
+        Self { choice, options, outcomes: HashMap::new(), hits: HashMap::new() }
+    }
+
+    /// Rows that went, and the paths of the files that they were in.
+    pub fn gone(&self) -> (u64, Vec<String>) {
+        let changed = self.outcomes.iter().filter(|(_, outcome)| !matches!(outcome, Outcome::Stays));
+        let paths: Vec<String> = changed.map(|(path, _)| path.clone()).collect();
+        (paths.iter().filter_map(|path| self.hits.get(path)).sum(), paths)
+    }
+
+    /// How many rows the table would lose.
+    pub async fn count(&self, table: &mut DeltaTable) -> Result<u64> {
+        let files: Vec<Add> = table.live_files().await?.values().cloned().collect();
+        let mut rows = 0;
+        for file in &files {
+            rows += self.hit(table, file).await?.0;
+        }
+        Ok(rows)
+    }
+
+    /// Rows of a file that go, and all of its rows.
+    async fn hit(&self, table: &DeltaTable, file: &Add) -> Result<(u64, u64)> {
         let partition_by = table.snapshot.partition_by();
-        match self.regions.share(file, partition_by)? {
-            Share::Nothing => return Ok(Outcome::Stays),
-            Share::Everything => return Ok(Outcome::Goes),
+        let rows = file.data_file(&[]).rows;
+        match self.choice.share(file, partition_by)? {
+            Share::Nothing => return Ok((0, rows)),
+            // A log without statistics does not say how many they are.
+            Share::Everything => return Ok((rows.max(1), rows.max(1))),
             Share::Unclear => {}
         }
         // A look at the deciding columns is cheap beside writing the file anew for nothing.
-        let names: BTreeSet<&str> = self.regions.columns().collect();
         let schema = &table.snapshot.schema;
-        let fields: Vec<_> = schema.fields().iter().filter(|f| names.contains(f.name().as_str())).cloned().collect();
+        let names = self.choice.columns(schema);
+        if names.is_empty() {
+            return Ok((0, rows));
+        }
+        let fields: Vec<_> = schema.fields().iter().filter(|f| names.contains(f.name())).cloned().collect();
         let deciding: SchemaRef = Arc::new(Schema::new(fields));
         let mut rows = self.widened(scan(&table.log, file, &deciding, partition_by).await?);
         let (mut all, mut hit) = (0, 0);
         while let Some(batch) = rows.next().await {
             let batch = batch?;
-            all += batch.num_rows();
-            hit += self.regions.mask(&batch)?.true_count();
+            all += batch.num_rows() as u64;
+            hit += self.choice.mask(&batch)?.true_count() as u64;
         }
+        Ok((hit, all))
+    }
+
+    async fn outcome(&mut self, table: &DeltaTable, file: &Add) -> Result<Outcome> {
+        let (hit, all) = self.hit(table, file).await?;
+        self.hits.insert(file.path.clone(), hit);
         if hit == 0 || hit == all {
             return Ok(if hit == 0 { Outcome::Stays } else { Outcome::Goes });
         }
+        let (schema, partition_by) = (&table.snapshot.schema, table.snapshot.partition_by());
         let rows = self.widened(scan(&table.log, file, schema, partition_by).await?);
-        let schema = schema.clone();
+        let (schema, choice) = (schema.clone(), &self.choice);
         let kept = rows.map(move |batch| {
             let batch = batch?;
-            let mask = self.regions.mask(&batch)?;
+            let mask = choice.mask(&batch)?;
             // Columns that only the regions know stand at the end.
             let batch = batch.project(&(0..schema.fields().len()).collect::<Vec<_>>())?;
             Ok(if mask.true_count() == 0 { batch } else { filter_record_batch(&batch, &not(&mask)?)? })
@@ -88,7 +157,10 @@ impl Rewrite {
 
     /// Adds the deciding columns that the table does not have yet: null in every file that is there.
     fn widened(&self, rows: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
-        let missing = self.regions.typed_columns();
+        let missing = match &self.choice {
+            Choice::Regions(regions) => regions.typed_columns(),
+            Choice::Filter(_) => Vec::new(),
+        };
         rows.map(move |batch| {
             let batch = batch?;
             let mut columns: Vec<(String, arrow_array::ArrayRef)> = Vec::new();

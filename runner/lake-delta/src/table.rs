@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use ingest_core::lake::{
-    Commit, CommitError, DataFile, DataWriter, Maintained, Maintenance, Merged, Table, WriterOptions, Writers,
+    Commit, CommitError, DataFile, DataWriter, Erased, Erasure, Maintained, Maintenance, Merged, RowFilter, Table,
+    Traces, WriterOptions, Writers,
 };
 use ingest_core::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
+use crate::erase::{erase, search};
 use crate::log::{Live, Log, State};
 use crate::maintain::maintain;
 use crate::protocol::{check_readable, check_writable};
@@ -202,10 +204,15 @@ impl Table for DeltaTable {
     }
 
     async fn values(&self, column: &str, take: &mut (dyn FnMut(ArrayRef) -> Result<()> + Send)) -> Result<()> {
+        self.scan(&[column.to_owned()], &mut |batch| take(Arc::clone(batch.column(0)))).await
+    }
+
+    async fn scan(&self, columns: &[String], take: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send)) -> Result<()> {
         let state = &self.snapshot.state;
         check_readable(&state.protocol, &state.metadata).map_err(|e| e.with("table", &self.log.folder))?;
-        let field = self.snapshot.schema.field_with_name(column)?.clone();
-        let schema = Arc::new(Schema::new(vec![field]));
+        let field = |name: &String| self.snapshot.schema.field_with_name(name).cloned();
+        let fields: Vec<_> = columns.iter().map(field).collect::<std::result::Result<_, _>>()?;
+        let schema = Arc::new(Schema::new(fields));
         let adds: Vec<_> = {
             let mut live = self.live.lock().await;
             if live.is_none() {
@@ -216,7 +223,7 @@ impl Table for DeltaTable {
         for add in adds {
             let mut rows = scan(&self.log, &add, &schema, self.snapshot.partition_by()).await?;
             while let Some(batch) = rows.try_next().await? {
-                take(Arc::clone(batch.column(0)))?;
+                take(batch)?;
             }
         }
         Ok(())
@@ -224,5 +231,13 @@ impl Table for DeltaTable {
 
     async fn maintain(&mut self, options: &Maintenance) -> Result<Maintained> {
         maintain(&self.log, options).await
+    }
+
+    async fn search(&self, rows: &Arc<dyn RowFilter>) -> Result<Traces> {
+        search(&self.log, rows).await
+    }
+
+    async fn erase(&self, erasure: &Erasure) -> Result<Erased> {
+        erase(&self.log, erasure).await
     }
 }

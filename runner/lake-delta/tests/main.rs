@@ -3,12 +3,14 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod append;
+mod erase;
 mod evolution;
 mod faults;
 mod history;
 mod maintenance;
 mod merge;
 mod merge_races;
+mod parity;
 mod readers;
 mod removal;
 mod stores;

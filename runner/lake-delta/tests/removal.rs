@@ -38,6 +38,8 @@ pub fn maintenance() -> Maintenance {
         staged: Arc::new(HashSet::new()),
         memory_bytes: 64 << 20,
         compression: Compression::Zstd,
+        expire: Vec::new(),
+        cluster_by: Vec::new(),
         dry_run: false,
     }
 }

@@ -131,7 +131,7 @@ fn ordered(value: i64) -> KeyId {
 }
 
 /// A converter to bytes that compare as the values do.
-pub(super) fn converter(types: Vec<DataType>) -> Result<RowConverter> {
+pub(crate) fn converter(types: Vec<DataType>) -> Result<RowConverter> {
     Ok(RowConverter::new(types.into_iter().map(SortField::new).collect())?)
 }
 

@@ -42,6 +42,7 @@ use crate::log::Log;
 use crate::region::Regions;
 use crate::rewrite::discard;
 use crate::table::DeltaTable;
+pub(crate) use keys::converter;
 use scene::{Made, Scene};
 
 /// A merge that is being committed; worked out again when another writer was first.
