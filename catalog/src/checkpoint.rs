@@ -153,9 +153,18 @@ impl Checkpoint {
         Ok(document)
     }
 
-    /// The copy that goes into the table's own history.
+    /// The copy that goes into the table's own history: without statistics of files, which are values of rows.
     pub fn to_info(&self) -> Json {
-        serde_json::to_value(self).unwrap_or(Json::Null)
+        let mut copy = self.clone();
+        for file in copy.staged.iter_mut().chain(&mut copy.quarantine).chain(&mut copy.released) {
+            file.stats = None;
+        }
+        serde_json::to_value(&copy).unwrap_or(Json::Null)
+    }
+
+    /// Whether it names files, with statistics of their rows.
+    pub fn names_files(&self) -> bool {
+        !(self.staged.is_empty() && self.quarantine.is_empty() && self.released.is_empty())
     }
 }
 

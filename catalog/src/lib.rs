@@ -8,6 +8,8 @@
 //! _ingest/leases/<source>/<stream>/<k>.json             who works on a stream
 //! _ingest/streams/<source>/<stream>/<k>.json            schema history
 //! _ingest/runs/<start>-<run id>.json                    run history
+//! _ingest/forgotten/<start>-<run id>.json               receipts of `ingest forget`
+//! _ingest/verified/<start>-<run id>.json                receipts of `ingest verify`
 //! ```
 //!
 //! `<stream>` is the table's folder name; documents keep the source's spelling. Each document has `format` first; a
@@ -16,19 +18,23 @@
 mod checkpoint;
 mod documents;
 mod feed;
+mod forgotten;
 mod lease;
 mod part;
 mod plan;
 mod ranges;
 mod run;
 mod stream;
+mod verified;
 
 pub use checkpoint::{Checkpoint, PlanProgress, checkpoint_path, list_checkpoints};
 pub use documents::{Created, Documents, FORMAT};
 pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
+pub use forgotten::{ForgetDocument, ForgottenTable};
 pub use lease::{Holder, Lease};
 pub use part::PartDocument;
 pub use plan::{Parts, PlanDocument, PlannedStream, plan_path};
 pub use ranges::Ranges;
 pub use run::{RunDocument, RunStream, list_runs, run_path};
 pub use stream::{CURSOR, ColumnDocument, MASK_KEY, StreamDocument, latest_stream, record_stream};
+pub use verified::{Compared, ComparedColumn, VerifiedStream, VerifyDocument};

@@ -6,6 +6,7 @@ pub mod config;
 pub mod conform;
 pub mod events;
 pub mod failpoint;
+pub mod forget;
 pub mod plugin;
 pub mod policy;
 pub mod registry;
@@ -13,6 +14,7 @@ pub mod rows;
 pub mod run;
 pub mod session;
 pub mod state;
+pub mod verify;
 
 pub use cli::cli;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod forget;
 mod intervals;
 mod late_rows;
 mod merge;
@@ -13,4 +14,5 @@ mod sample_database;
 mod stripe;
 mod structure;
 mod survive;
+mod verify;
 mod workspace;

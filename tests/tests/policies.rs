@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::Project;
 
 /// Every value of every Parquet file of a folder, its statistics, and every other file as it is, on standard output.
-const EVERYTHING: &str = r#"
+pub const EVERYTHING: &str = r#"
 import json, pathlib, sys
 import pyarrow.parquet as pq
 for path in sorted(pathlib.Path(sys.argv[1]).rglob("*")):

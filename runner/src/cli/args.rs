@@ -226,18 +226,34 @@ Every failure is shown with what was sent, what came, and what the contract says
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Serve(Rest),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Verify(Rest),
+    /// Compare a source with its tables: counts, hashes of keys, checksums of columns
+    #[command(after_help = "Examples:
+  ingest verify --source shop_db
+  ingest verify --source shop_db --select public.orders --counts
+  ingest verify --source shop_db --json
+
+The source is read as a load reads it, and nothing is written but the receipt, under _ingest/verified. What changes at the
+source after the last run shows as a difference.
+Exit codes: 0 equal, 5 unequal, others as of `ingest run` where a stream could not be compared.")]
+    Verify(VerifyArgs),
     /// Show records that are in quarantine, or put them into their tables after a repair
     #[command(after_help = "Examples:
   ingest quarantine show --source shop_db
   ingest quarantine show --source shop_db --stream public.customers --json
   ingest quarantine replay --source shop_db        rows that pass the checks as they are now go to their tables")]
     Quarantine(QuarantineArgs),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Forget(Rest),
+    /// Erase people from tables, their history and the quarantine, and show that nothing is left
+    #[command(after_help = "Examples:
+  ingest forget --table shop_db.public_customers --key 42
+  ingest forget --column email ada@example.com
+  ingest forget --source shop_db --anywhere - < values.txt
+  ingest forget --column email ada@example.com --dry-run
+
+Values are found in clear and as the masks hash and token make them. Older versions of the tables that hold a row can no
+longer be read afterwards. The receipt is kept under _ingest/forgotten. What the source still has comes back with the next run
+that reads it: erase it there first.
+Exit codes: 0 nothing that can be read holds a value, 4 something does, or could not be searched.")]
+    Forget(ForgetArgs),
     /// Print the values of tokens (columns with `mask: token`); needs the mask key
     #[command(after_help = "Examples:
   ingest reveal tok1_…

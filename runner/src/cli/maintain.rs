@@ -1,11 +1,13 @@
-//! `ingest maintain`: compaction, log checkpoints, removal of dead files.
+//! `ingest maintain`: retention, compaction, log checkpoints, removal of dead files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ingest_catalog::{Checkpoint, Lease, PartDocument, PlanDocument, checkpoint_path, list_checkpoints};
 use ingest_core::lake::{DataFile, Maintained, Maintenance};
-use ingest_core::{CancellationToken, Clock, Error, Json, Result, StreamName, SystemClock, nearest, table_name};
+use ingest_core::{
+    CancellationToken, Clock, Error, Json, Region, Result, StreamName, SystemClock, nearest, table_name,
+};
 use serde_json::json;
 
 use super::App;
@@ -15,6 +17,7 @@ use super::table::{Table, bytes, count};
 use super::tables::names;
 use crate::commit::{Author, Change, Committer, bronze};
 use crate::config::Config;
+use crate::policy::keeping::Keeping;
 use crate::run::quarantine::Quarantine;
 use crate::session::Lake;
 
@@ -22,18 +25,7 @@ use crate::session::Lake;
 pub async fn run(app: &App, args: &MaintainArgs, cancel: CancellationToken) -> Outcome {
     let config = app.load_lake()?;
     let lake = Lake::open(&config.lake)?;
-    let mut tables = names(&lake).await?;
-    if let Some(wanted) = &args.table {
-        tables.retain(|name| name == wanted || name == &folder_name(wanted));
-        if tables.is_empty() {
-            let known = names(&lake).await?;
-            let hint = match nearest(wanted, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("tables: {}", known.join(", ")),
-            };
-            return Err(Error::config(format!("there is no table {wanted:?} in the lake")).hint(hint).into());
-        }
-    }
+    let tables = chosen(&lake, args.table.as_slice()).await?;
     let streams = streams(&lake).await?;
     let mut codes = Vec::new();
     let mut done: Vec<(String, Maintained)> = Vec::new();
@@ -54,6 +46,23 @@ pub async fn run(app: &App, args: &MaintainArgs, cancel: CancellationToken) -> O
     Ok(worst(codes))
 }
 
+/// The tables of the lake, or those that are named.
+pub(super) async fn chosen(lake: &Lake, wanted: &[String]) -> Result<Vec<String>> {
+    let known = names(lake).await?;
+    let mut tables = Vec::new();
+    for wanted in wanted {
+        let Some(found) = known.iter().find(|name| *name == wanted || **name == folder_name(wanted)) else {
+            let hint = match nearest(wanted, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("tables: {}", known.join(", ")),
+            };
+            return Err(Error::config(format!("there is no table {wanted:?} in the lake")).hint(hint));
+        };
+        tables.push(found.clone());
+    }
+    Ok(if wanted.is_empty() { known } else { tables })
+}
+
 /// `shop.Public.Orders` as folders spell it.
 fn folder_name(name: &str) -> String {
     match name.split_once('.') {
@@ -63,7 +72,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// The streams that have checkpoints, by the name of their table: source and stream in their own spelling.
-async fn streams(lake: &Lake) -> Result<BTreeMap<String, (String, StreamName)>> {
+pub(super) async fn streams(lake: &Lake) -> Result<BTreeMap<String, (String, StreamName)>> {
     let mut streams = BTreeMap::new();
     for source in lake.documents.folders("_ingest/checkpoints").await? {
         for folder in lake.documents.folders(&format!("_ingest/checkpoints/{source}")).await? {
@@ -107,19 +116,29 @@ async fn maintain(
             Quarantine::new(Arc::clone(&lake.format), source, stream).commit(checkpoint).await?;
         }
     }
-    let options = |staged: &[DataFile]| Maintenance {
+    let options = |staged: &[DataFile], expire: Vec<Region>, cluster_by: Vec<String>| Maintenance {
         target_file_bytes: config.lake.file_size.0,
         retention: config.lake.retention.0,
         staged: Arc::new(staged.iter().map(|file| file.path.clone()).collect::<HashSet<_>>()),
         memory_bytes: config.memory.0,
         compression: config.lake.compression,
+        expire,
+        cluster_by,
         dry_run,
     };
+    let keeping = match streams.get(name) {
+        Some((source, stream)) => Keeping::of(config, &lake.documents, source, stream).await?,
+        None => Keeping::default(),
+    };
+    let now = SystemClock.now_micros();
     if let Some(mut table) = lake.format.open(&bronze(folder_of_source, folder)).await? {
-        add(&mut total, &table.maintain(&options(&staged)).await?);
+        let expired = keeping.expired(&table.schema(), now)?;
+        let key = keeping.stored_key(&table.schema());
+        add(&mut total, &table.maintain(&options(&staged, expired, key)).await?);
     }
     if let Some(mut table) = lake.format.open(&format!("quarantine/{folder_of_source}/{folder}")).await? {
-        let mut maintained = table.maintain(&options(&quarantined)).await?;
+        let expired = keeping.expired_records(now);
+        let mut maintained = table.maintain(&options(&quarantined, expired, Vec::new())).await?;
         maintained.log_checkpoint = None;
         add(&mut total, &maintained);
     }
@@ -155,6 +174,7 @@ async fn abandon_old_plan(config: &Config, lake: &Lake, source: &str, committer:
 }
 
 fn add(total: &mut Maintained, one: &Maintained) {
+    total.rows_expired += one.rows_expired;
     total.files_compacted += one.files_compacted;
     total.files_written += one.files_written;
     total.files_deleted += one.files_deleted;
@@ -174,11 +194,12 @@ fn report(app: &App, done: &[(String, Maintained)]) -> Result<(), super::Stop> {
             .collect();
         return print_json(&list);
     }
-    let mut table = Table::new(["table", "compacted", "into", "deleted", "freed", "log checkpoint"]);
-    (1..6).for_each(|column| table.align_right(column));
+    let mut table = Table::new(["table", "expired", "compacted", "into", "deleted", "freed", "log checkpoint"]);
+    (1..7).for_each(|column| table.align_right(column));
     for (name, maintained) in done {
         table.row([
             name.clone(),
+            count(maintained.rows_expired),
             count(maintained.files_compacted),
             count(maintained.files_written),
             count(maintained.files_deleted),

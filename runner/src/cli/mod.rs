@@ -7,6 +7,7 @@ mod args;
 mod config;
 mod connector;
 mod connectors;
+mod forget;
 mod init;
 mod inspect;
 mod logging;
@@ -25,6 +26,7 @@ mod runs;
 mod state;
 mod table;
 mod tables;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -144,9 +146,9 @@ impl App {
             Verb::Connector(args) => self.block_on(|_| connector::run(self, &args.verb)),
             Verb::Query(_) => refused::verb("query"),
             Verb::Serve(_) => refused::verb("serve"),
-            Verb::Verify(_) => refused::verb("verify"),
+            Verb::Verify(args) => self.block_on(|cancel| verify::run(self, args, cancel)),
             Verb::Quarantine(args) => self.block_on(|cancel| quarantine::run(self, &args.verb, cancel)),
-            Verb::Forget(_) => refused::verb("forget"),
+            Verb::Forget(args) => self.block_on(|_| forget::run(self, args)),
             Verb::Reveal(args) => reveal::run(self, args),
             Verb::Source(_) => refused::verb("source"),
         }

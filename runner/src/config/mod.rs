@@ -4,6 +4,7 @@ mod load;
 mod policies;
 mod problem;
 mod reference;
+mod retention;
 pub mod schema;
 mod validate;
 mod yaml;
@@ -22,6 +23,7 @@ pub use policies::{
     Bound, CheckOptions, ClassMasks, Counts, DataClass, Grain, Mask, OnFail, Policies, Range, Reference, Share,
 };
 pub use problem::{ConfigProblem, Origin, as_error};
+pub use retention::{Age, ClassRetention, Retention};
 pub use validate::{Facts, dereference, description, is_secret, join, types};
 pub use yaml::plain;
 
@@ -238,8 +240,10 @@ pub struct StreamOptions {
     pub checks: Option<Vec<CheckOptions>>,
     /// How old the table may be. Not built in yet.
     pub sla: Option<Json>,
-    /// How long rows are kept. Not built in yet.
-    pub retention: Option<Json>,
+    /// How long rows are kept, by `ingest maintain`: `3y`, `18mo`, `90d`, `forever`, or `{after: 10y, by: paid_at}` with the
+    /// column that says how old a row is. Default: what `policies.retention` says of the classes of the columns, by
+    /// `_ingested_at`.
+    pub retention: Option<Retention>,
     /// What a complete read (`mode: full`) does about rows of the table that the source no longer has, under `write: merge`
     /// and `scd2`: `sweep` deletes them, `ignore` leaves them. Default: `sweep`.
     pub deletes: Option<Deletes>,

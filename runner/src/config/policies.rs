@@ -9,6 +9,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Number, json};
 
+use super::ClassRetention;
+
 /// How the values of a column are masked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mask {
@@ -198,6 +200,9 @@ pub struct Policies {
     pub require_classification: bool,
     /// Masks for all columns of a data class. `mask` of a stream says otherwise for single columns.
     pub mask: ClassMasks,
+    /// How long rows are kept that have a column of a data class: `{pii: 3y, restricted: 10y}`. `retention` of a stream says
+    /// otherwise.
+    pub retention: ClassRetention,
 }
 
 /// Masks for all columns of a data class.

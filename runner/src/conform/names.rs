@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, FieldRef, Fields};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 use ingest_core::{Error, Result, StreamName, columns, table_name};
 
 /// Characters that the table format forbids in the name of a column. Source: the rules of Delta tables without column
@@ -14,6 +14,11 @@ const FORBIDDEN: &str = " ,;{}()\n\t=";
 /// the rule of table names.
 pub(crate) fn stored_name(name: &str) -> String {
     if name.contains(|c: char| c.is_control() || FORBIDDEN.contains(c)) { table_name(name) } else { name.to_owned() }
+}
+
+/// The column of a table that a name of the source stands for.
+pub(crate) fn column_of(schema: &Schema, name: &str) -> Option<String> {
+    schema.fields().iter().map(|field| field.name()).find(|field| same_column(field, name)).cloned()
 }
 
 /// Whether two names stand for one column of a table, where case does not part names.

@@ -264,7 +264,7 @@ fn carried(batch: &RecordBatch, check: &CheckOptions) -> Option<BooleanBuffer> {
 }
 
 /// The type of a column, or of a field of a struct by its path.
-pub(super) fn type_at(schema: &Schema, path: &str) -> Option<DataType> {
+pub(crate) fn type_at(schema: &Schema, path: &str) -> Option<DataType> {
     fn within(data_type: &DataType, path: &str) -> Option<DataType> {
         let DataType::Struct(fields) = data_type else { return None };
         if let Some((_, field)) = fields.find(path) {
@@ -280,7 +280,7 @@ pub(super) fn type_at(schema: &Schema, path: &str) -> Option<DataType> {
 }
 
 /// A column, or a field of a struct by its path: null where the struct is.
-pub(super) fn column_at(batch: &RecordBatch, path: &str) -> Option<ArrayRef> {
+pub(crate) fn column_at(batch: &RecordBatch, path: &str) -> Option<ArrayRef> {
     fn within(array: &StructArray, path: &str) -> Option<ArrayRef> {
         if let Some(column) = array.column_by_name(path) {
             return Some(below(array.nulls(), column));

@@ -6,6 +6,7 @@
 //! | `masks`, `values`, `objects` | which column gets which mask; masks on arrays; masks on JSON |
 //! | `key` | the mask key: hashes, tokens, its fingerprint |
 //! | `ask`, `sets`, `examine` | checks on arrays; what `unique` and `references` compare with; both on batches |
+//! | `keeping` | how long rows are kept |
 //! | `quality` | what checks have found, and whether a commit may be made |
 //!
 //! A batch is examined before it is made to conform to the table: what conforming rescues is masked already, and so are
@@ -14,6 +15,7 @@
 mod ask;
 mod classes;
 mod examine;
+pub mod keeping;
 mod key;
 mod masks;
 mod numbers;
@@ -37,7 +39,8 @@ use ingest_core::{BadRecord, CLASS, Error, ErrorKind, MASK, Region, Result, Stre
 pub use ask::regex;
 pub use classes::{Guess, guess_by_name, guess_by_values};
 pub use examine::{Examined, Examiner, Held, Tally};
-pub use key::{MaskKey, Tokens};
+pub(crate) use examine::{column_at, type_at};
+pub use key::{MaskKey, Tokens, hex};
 pub use quality::{CheckReport, History, Quality};
 pub use sets::Sets;
 

@@ -34,11 +34,13 @@ use std::time::{Duration, Instant};
 use ingest_catalog::{FORMAT, RunDocument, RunStream, run_path};
 use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
+pub(crate) use merge::part_keyless;
 pub use part::Gathered;
 pub use planning::{Ask, Planned, ask, by_group, group_key};
 pub use shared::{Share, SharedPlan, make_shared};
 pub use stream::conform_to;
 pub use target::{Target, selection, targets};
+pub(crate) use vigil::renew_leases;
 
 use crate::events::{ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
 use crate::session::Session;

@@ -4,6 +4,7 @@
 //! `INGEST_TEST_KILLS=1000` sets the number of random kills of each loop (default 25).
 
 mod files;
+mod keyed;
 mod parts;
 mod postgres;
 mod signals;

@@ -313,6 +313,17 @@ pub struct StateOf {
     pub stream: Option<String>,
 }
 
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Which source and streams.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Counts alone; a source that can count is not read
+    #[arg(long, env = "INGEST_COUNTS", hide_env = true)]
+    pub counts: bool,
+}
+
 /// `quarantine`.
 #[derive(Debug, Args)]
 pub struct QuarantineArgs {
@@ -342,6 +353,36 @@ pub enum QuarantineVerb {
         #[arg(long, env = "INGEST_FORCE", hide_env = true)]
         force: bool,
     },
+}
+
+/// `forget`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("sought").required(true))]
+pub struct ForgetArgs {
+    /// One for each person; - = one a line from standard input
+    #[arg(required = true, value_name = "VALUE")]
+    pub values: Vec<String>,
+    /// Rows with the value in this column, or in this field of a struct by its path
+    #[arg(long, env = "INGEST_COLUMN", value_name = "NAME", group = "sought", hide_env = true)]
+    pub column: Option<String>,
+    /// Rows with the value as their key; a JSON array for a key of several columns
+    #[arg(long, env = "INGEST_KEY", group = "sought", requires = "table", hide_env = true)]
+    pub key: bool,
+    /// Rows with the value in any text
+    #[arg(long, env = "INGEST_ANYWHERE", group = "sought", hide_env = true)]
+    pub anywhere: bool,
+    /// Only these tables: SOURCE.TABLE; may be given several times
+    #[arg(long, env = "INGEST_TABLE", value_name = "TABLE", value_delimiter = ',', hide_env = true)]
+    pub table: Vec<String>,
+    /// Only tables of this source
+    #[arg(long, short = 'S', env = "INGEST_SOURCE", value_name = "NAME", hide_env = true)]
+    pub source: Option<String>,
+    /// Leave older versions readable until `ingest maintain` removes their files
+    #[arg(long, env = "INGEST_KEEP_HISTORY", hide_env = true)]
+    pub keep_history: bool,
+    /// Say where the values are, change nothing
+    #[arg(long, env = "INGEST_DRY_RUN", hide_env = true)]
+    pub dry_run: bool,
 }
 
 /// `reveal`.

@@ -1,0 +1,209 @@
+//! Random batches into tables with a key, each killed at some failpoint and run again: after every one the table is what the
+//! model has.
+//!
+//! `INGEST_TEST_BATCHES=200` sets the number of batches of each write mode (default 42: each failpoint six times).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use ingest_testkit::python::{Reader, rows};
+use serde_json::{Map, Value};
+
+use super::{PLACES, chance, run_to_failpoint};
+use crate::cli::Project;
+
+const RUN: [&str; 5] = ["run", "--source", "shop", "--progress", "off"];
+
+/// Keys, so few that they come again and again.
+const KEYS: u64 = 60;
+
+/// From this batch on rows have a column more.
+const WIDER: usize = 12;
+
+/// A value of a key: text, and the column that comes later.
+type Held = (String, Option<i64>);
+
+fn batches() -> usize {
+    std::env::var("INGEST_TEST_BATCHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6 * PLACES.len())
+}
+
+struct Shop {
+    project: Project,
+    seed: u64,
+    model: BTreeMap<i64, Held>,
+    /// Every value that a key has had, one after another.
+    history: BTreeMap<i64, Vec<Held>>,
+}
+
+impl Shop {
+    fn new(options: &str, seed: u64) -> Self {
+        let configuration = format!(
+            "lake: {{commit_interval: 0s}}\nsources:\n  shop:\n    connector: files\n    path: ./data\n    \
+             files: {{orders: {{path: \"*.ndjson\"}}}}\n    streams: {{orders: {options}}}\n"
+        );
+        let project = Project::new(&configuration);
+        std::fs::create_dir_all(project.folder.path().join("data")).expect("made");
+        Self { project, seed, model: BTreeMap::new(), history: BTreeMap::new() }
+    }
+
+    fn file(&self, batch: usize, part: usize) -> std::path::PathBuf {
+        self.project.folder.path().join("data").join(format!("batch-{batch:05}-{part}.ndjson"))
+    }
+
+    fn row(&mut self, batch: usize, wide: bool) -> (i64, Held) {
+        let id = chance(&mut self.seed, KEYS).cast_signed();
+        // Some values come again: a row that says what is known changes nothing.
+        let text = format!("value {}", chance(&mut self.seed, 5) + batch as u64 / 3);
+        (id, (text, wide.then(|| chance(&mut self.seed, 3).cast_signed())))
+    }
+
+    /// A few files with new rows; of rows with one key the last counts. The last line of each cannot be read.
+    fn add(&mut self, batch: usize) {
+        for part in 0..=(chance(&mut self.seed, 3) as usize) {
+            let mut text = String::new();
+            for _ in 0..chance(&mut self.seed, 20) + 1 {
+                let (id, held) = self.row(batch, batch >= WIDER);
+                line(&mut text, id, &held);
+                let history = self.history.entry(id).or_default();
+                if history.last() != Some(&held) {
+                    history.push(held.clone());
+                }
+                self.model.insert(id, held);
+            }
+            writeln!(text, "bad {batch} {part}").expect("to memory");
+            std::fs::write(self.file(batch, part), text).expect("written");
+        }
+    }
+
+    /// The whole of the source again: some keys are gone, some are back.
+    fn replace(&mut self, batch: usize) {
+        self.model.clear();
+        for id in 0..KEYS.cast_signed() {
+            if chance(&mut self.seed, 3) > 0 {
+                let (_, held) = self.row(batch, batch >= WIDER);
+                self.model.insert(id, held);
+            }
+        }
+        let mut text = String::new();
+        self.model.iter().for_each(|(id, held)| line(&mut text, *id, held));
+        let staged = self.project.folder.path().join("staged");
+        std::fs::write(&staged, text).expect("written");
+        std::fs::rename(staged, self.file(0, 0)).expect("moved");
+    }
+
+    /// Killed at a failpoint as often as that is reached, then run to the end.
+    fn run(&mut self, batch: usize) -> bool {
+        let place = PLACES[batch % PLACES.len()];
+        let n = u32::try_from(chance(&mut self.seed, 3)).expect("small") + 1;
+        let killed = run_to_failpoint(&self.project, &RUN, place, n);
+        self.project.good(&RUN);
+        killed
+    }
+
+    /// The rows as our own reader has them.
+    fn shown(&self) -> Vec<Map<String, Value>> {
+        let rows = self.project.json(&["show", "shop.orders", "--limit", "100000"]);
+        serde_json::from_value(rows).expect("rows")
+    }
+
+    async fn read_by_another(&self) -> Option<Vec<Map<String, Value>>> {
+        let path = self.project.folder.path().join("lake/bronze/shop/orders");
+        rows(Reader::DuckDb, path.to_str().expect("UTF-8"), &[]).await
+    }
+}
+
+fn line(text: &mut String, id: i64, (value, more): &Held) {
+    match more {
+        Some(more) => writeln!(text, "{{\"id\": {id}, \"text\": \"{value}\", \"more\": {more}}}"),
+        None => writeln!(text, "{{\"id\": {id}, \"text\": \"{value}\"}}"),
+    }
+    .expect("to memory");
+}
+
+fn number(value: Option<&Value>) -> Option<i64> {
+    let value = value?;
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn held(row: &Map<String, Value>) -> (i64, Held) {
+    let id = number(row.get("id")).expect("a key");
+    (id, (row["text"].as_str().expect("a text").to_owned(), number(row.get("more"))))
+}
+
+/// Each key once, with the values of the model.
+fn assert_equal(shop: &Shop, rows: &[Map<String, Value>], context: &str) {
+    let found: BTreeMap<i64, Held> = rows.iter().map(held).collect();
+    assert_eq!(found.len(), rows.len(), "{context}: a key is there twice");
+    assert_eq!(found, shop.model, "{context}");
+}
+
+async fn merged(options: &str, seed: u64, whole: bool) {
+    let mut shop = Shop::new(options, seed);
+    let mut killed = 0;
+    for batch in 0..batches() {
+        if whole {
+            shop.replace(batch)
+        } else {
+            shop.add(batch)
+        }
+        killed += usize::from(shop.run(batch));
+        assert_equal(&shop, &shop.shown(), &format!("batch {batch}"));
+        if batch % 16 == 15 {
+            shop.project.good(&["maintain"]);
+            assert_equal(&shop, &shop.shown(), &format!("batch {batch}, maintained"));
+        }
+    }
+    assert!(killed >= batches() / 3, "only {killed} runs were killed");
+    if let Some(rows) = shop.read_by_another().await {
+        assert_equal(&shop, &rows, "as another program reads it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_batches_into_a_merged_table_equal_the_model_after_every_kill() {
+    merged("{write: merge, key: [id]}", 0x9e37_79b9_7f4a_7c15, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn complete_reads_that_sweep_equal_the_model_after_every_kill() {
+    merged("{mode: full, write: merge, key: [id]}", 0x2545_f491_4f6c_dd1d, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_batches_into_a_history_equal_the_model_after_every_kill() {
+    let mut shop = Shop::new("{write: scd2, key: [id]}", 0xd134_2543_de82_ef95);
+    let mut killed = 0;
+    for batch in 0..batches() {
+        shop.add(batch);
+        killed += usize::from(shop.run(batch));
+        assert_versions(&shop, &shop.shown(), &format!("batch {batch}"));
+    }
+    assert!(killed >= batches() / 3, "only {killed} runs were killed");
+    if let Some(rows) = shop.read_by_another().await {
+        assert_versions(&shop, &rows, "as another program reads it");
+    }
+}
+
+/// One version for each value that a key has had, one after another, without gaps, the last of them current.
+fn assert_versions(shop: &Shop, rows: &[Map<String, Value>], context: &str) {
+    let mut found: BTreeMap<i64, Vec<(String, Option<String>, bool, Held)>> = BTreeMap::new();
+    for row in rows {
+        let (id, held) = held(row);
+        let time = |name: &str| row[name].as_str().map(str::to_owned);
+        let is_current = row["is_current_record"] == true || row["is_current_record"] == "true";
+        let from = time("effective_date").expect("a beginning");
+        found.entry(id).or_default().push((from, time("expiry_date"), is_current, held));
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), shop.history.keys().collect::<Vec<_>>(), "{context}");
+    for (id, versions) in &mut found {
+        versions.sort();
+        let values: Vec<&Held> = versions.iter().map(|(.., held)| held).collect();
+        assert_eq!(values, shop.history[id].iter().collect::<Vec<_>>(), "{context}: id {id}: {versions:?}");
+        for pair in versions.windows(2) {
+            assert_eq!(pair[0].1.as_ref(), Some(&pair[1].0), "{context}: id {id} has a gap: {versions:?}");
+        }
+        let current: Vec<bool> = versions.iter().map(|(_, end, current, _)| *current && end.is_none()).collect();
+        assert_eq!(current.iter().filter(|current| **current).count(), 1, "{context}: id {id}: {versions:?}");
+        assert_eq!(current.last(), Some(&true), "{context}: id {id}: {versions:?}");
+    }
+}

@@ -1,0 +1,131 @@
+//! Sources and tables are compared: what is equal is said to be, and what is not is found.
+
+use ingest_testkit::postgres::Postgres;
+use serde_json::Value;
+
+use crate::cli::Project;
+
+fn verified(project: &Project, arguments: &[&str], code: i32) -> Value {
+    let output = project.run(&[&["verify", "--json", "--source"], arguments].concat());
+    assert_eq!(output.code, Some(code), "{output:#?}");
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:#?}"))
+}
+
+fn outcome<'r>(receipt: &'r Value, stream: &str) -> &'r Value {
+    let streams = receipt["streams"].as_array().expect("streams");
+    streams.iter().find(|s| s["stream"] == stream).unwrap_or_else(|| panic!("{stream}: {receipt:#}"))
+}
+
+const STREAMS: &str = "mask_key: k-k-k-k-k-k-k-k-k-k
+sources:
+  files:
+    path: ./data
+    files: {t: {path: \"t*.csv\", format: csv}, u: {path: \"u*.csv\", format: csv}, v: {path: \"v*.csv\", format: csv},
+            w: {path: \"w*.csv\", format: csv}}
+    streams:
+      t: {mode: full, mask: {name: hash}, checks: [{column: n, range: {max: 100}, on_fail: quarantine}]}
+      u: {write: merge, key: [id], soft_delete: true}
+      v: {write: scd2, key: [id]}
+      w: {write: append, key: [id]}
+";
+
+fn loaded() -> Project {
+    let project = Project::new(STREAMS);
+    let data = project.folder.path().join("data");
+    std::fs::create_dir_all(&data).expect("made");
+    for run in 0..2 {
+        for stream in ["t", "u", "v", "w"] {
+            // A key comes once: what a file says of it is what the table has.
+            let rows: String = (0..50)
+                .map(|i| (run * 1000 + i, i))
+                .map(|(id, i)| format!("{id},name {i},{},2024-01-{:02}\n", i * 3, i % 28 + 1))
+                .collect();
+            std::fs::write(data.join(format!("{stream}{run}.csv")), format!("id,name,n,day\n{rows}")).expect("written");
+        }
+        project.good(&["run", "--source", "files"]);
+    }
+    project
+}
+
+#[test]
+fn tables_of_every_write_mode_equal_their_source_and_a_change_is_found() {
+    let project = loaded();
+    let receipt = verified(&project, &["files"], 0);
+    assert_eq!(receipt["equal"], true);
+    for (stream, rows, held) in [("t", 68, 32), ("u", 100, 0), ("v", 100, 0), ("w", 100, 0)] {
+        let found = outcome(&receipt, stream);
+        assert_eq!(found["outcome"], "equal", "{found:#}");
+        assert_eq!((&found["source_rows"], &found["table_rows"]), (&rows.into(), &rows.into()), "{found:#}");
+        assert_eq!(found["quarantined_rows"], held);
+        assert!(found["columns"].as_array().is_some_and(|c| c.iter().any(|c| c["column"] == "name")), "{found:#}");
+    }
+    let kept = project.folder.path().join("lake/_ingest/verified");
+    assert_eq!(std::fs::read_dir(kept).expect("receipts").count(), 1);
+
+    // Another name for one row, a row more, a row less: not loaded.
+    let path = |name: &str| project.folder.path().join("data").join(name);
+    let read = |name: &str| std::fs::read_to_string(path(name)).expect("read");
+    std::fs::write(path("t0.csv"), read("t0.csv").replace("7,name 7,", "7,name x,")).expect("written");
+    std::fs::write(path("u0.csv"), read("u0.csv") + "5000,new,1,2024-01-01\n").expect("written");
+    let shorter: String = read("v1.csv").lines().take(50).map(|line| format!("{line}\n")).collect();
+    std::fs::write(path("v1.csv"), shorter).expect("written");
+    let receipt = verified(&project, &["files"], 5);
+    let t = outcome(&receipt, "t");
+    assert_eq!((&t["outcome"], &t["source_rows"], &t["table_rows"]), (&"unequal".into(), &68.into(), &68.into()));
+    let unequal: Vec<&str> = t["columns"]
+        .as_array()
+        .expect("columns")
+        .iter()
+        .filter(|c| c["equal"] == false)
+        .filter_map(|c| c["column"].as_str())
+        .collect();
+    assert_eq!(unequal, ["name"]);
+    assert_eq!(outcome(&receipt, "u")["keys"]["equal"], false);
+    assert_eq!(outcome(&receipt, "v")["source_rows"], 99);
+    assert_eq!(outcome(&receipt, "w")["outcome"], "equal");
+    let shown = project.run(&["verify", "--source", "files"]);
+    assert!(shown.stdout.contains("unequal: name") && shown.stdout.contains("_ingest/verified/"), "{shown:?}");
+}
+
+#[test]
+fn a_stream_without_a_table_cannot_be_verified() {
+    let project = Project::shop();
+    let output = project.run(&["verify", "--source", "files"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("has no table yet"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_counts_by_itself_and_is_compared_by_values() {
+    let Some(server) = Postgres::shared() else { return };
+    let database = server.database().await;
+    let sql = "CREATE TABLE item (id int PRIMARY KEY, name text, price numeric(10,2), at timestamptz, tags text[]);
+        INSERT INTO item SELECT i, 'item ' || i, i * 1.25, '2024-01-01'::timestamptz + i * interval '1 hour',
+          ARRAY['a', NULL, i::text] FROM generate_series(1, 3000) i";
+    database.client.batch_execute(sql).await.expect("valid SQL");
+    let project = Project::new(&format!(
+        "sources:\n  db:\n    connector: postgres\n    host: 127.0.0.1\n    port: {}\n    database: {}\n    \
+         user: postgres\n    password: ${{DB_PASSWORD}}\n    streams:\n      \
+         public.item: {{mode: incremental, cursor: at, write: merge, where: id > 10}}\n",
+        server.port(),
+        database.name
+    ))
+    .set("DB_PASSWORD", server.password());
+    project.good(&["run", "--source", "db"]);
+    let counted = verified(&project, &["db", "--counts"], 0);
+    let item = outcome(&counted, "public.item");
+    assert_eq!((&item["how"], &item["source_rows"]), (&"counted".into(), &2990.into()), "{item:#}");
+    let read = verified(&project, &["db"], 0);
+    let item = outcome(&read, "public.item");
+    assert_eq!((&item["how"], &item["table_rows"]), (&"read".into(), &2990.into()), "{item:#}");
+    assert_eq!(item["columns"].as_array().map(Vec::len), Some(6), "{item:#}");
+    // A change that no cursor shows: the next run would not see it.
+    let sql = "UPDATE item SET price = 0 WHERE id = 77; DELETE FROM item WHERE id = 78";
+    database.client.batch_execute(sql).await.expect("valid SQL");
+    let counted = verified(&project, &["db", "--counts"], 5);
+    assert_eq!(outcome(&counted, "public.item")["source_rows"], 2989);
+    let read = verified(&project, &["db"], 5);
+    let item = outcome(&read, "public.item");
+    let unequal = item["columns"].as_array().expect("columns").iter().filter(|c| c["equal"] == false).count();
+    assert!(unequal >= 1 && item["keys"]["equal"] == false, "{item:#}");
+}
