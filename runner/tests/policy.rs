@@ -300,8 +300,8 @@ fn what_a_partial_row_lacks_is_still_told_when_a_column_is_dropped() {
     let whole = batch(&[row.clone(), row]);
     // Of six columns the second and the third did not come.
     let absent = arrow_array::BinaryArray::from(vec![Some(&[0b110_u8][..]), None]);
-    let fields = whole.schema().fields().iter().cloned();
-    let fields: Vec<_> = fields.chain([Arc::new(ingest_core::columns::field("_ingest_absent"))]).collect();
+    let absent_field = Arc::new(ingest_core::columns::field("_ingest_absent"));
+    let fields: Vec<_> = schema().fields().iter().cloned().chain([absent_field]).collect();
     let columns = whole.columns().iter().cloned().chain([Arc::new(absent) as ArrayRef]).collect();
     let partial = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch");
     let masked = policy.mask_batch(&partial).expect("masked");

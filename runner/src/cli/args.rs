@@ -263,6 +263,7 @@ Exit codes: 0 nothing that can be read holds a value, 4 something does, or could
     #[command(hide = true, disable_help_flag = true)]
     Source(Rest),
 }
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
