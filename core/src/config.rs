@@ -134,6 +134,43 @@ macro_rules! text_or_number {
 text_or_number!(Span, "^[0-9]+\\s*(ms|s|m|min|h|d)?$", "30s");
 text_or_number!(ByteSize, "^[0-9]+\\s*([kKmMgG]?[iI]?[bB]?)$", "512MiB");
 
+/// A date or time from which on is read: seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start(pub i64);
+
+impl<'de> Deserialize<'de> for Start {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let date = || chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
+        chrono::DateTime::parse_from_rfc3339(&text)
+            .map(|time| time.timestamp())
+            .ok()
+            .or_else(|| date().map(|time| time.and_utc().timestamp()))
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom("expected a date (2024-01-31) or a time (2024-01-31T12:00:00Z)"))
+    }
+}
+
+impl JsonSchema for Start {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Start".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "examples": ["2024-01-01", "2024-01-01T12:00:00Z"]})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// How a connection is protected.
 ///
 /// Left out, it is `verify-full`; on loopback and Unix sockets plaintext is allowed for every protocol.

@@ -12,7 +12,7 @@
 //! | Utf8 | any literal: strings unquoted, numbers as written, objects and lists as compact JSON | lone surrogates rescued |
 //! | Utf8 with [`FORMAT`] `json` | any value as compact JSON text | |
 //! | Utf8 with [`FORMAT`] `id` | a literal as above; of an object its `id` (the object is rescued as well) | objects without a text `id` rescued |
-//! | Timestamp | RFC 3339 text (with an offset if and only if the type has a zone); with [`FORMAT`] `unix_s`, `unix_ms`, `unix_us` a number; years 0001 to 9999 | rescued |
+//! | Timestamp | RFC 3339 text (with an offset, its colon optional, if and only if the type has a zone); with [`FORMAT`] `unix_s`, `unix_ms`, `unix_us` a number; years 0001 to 9999 | rescued |
 //! | Date32 | `2025-01-31` | rescued |
 //! | List, Map with Utf8 keys, Struct | lists and objects whose parts all fit | rescued whole |
 //!
@@ -381,6 +381,11 @@ impl Keys {
         }
         target
     }
+}
+
+/// A decimal out of the literal of a number, which may have an exponent; see the table of the [module](self).
+pub(crate) fn decimal_of(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    literal::decimal(text, precision, scale)
 }
 
 /// A text as a JSON string.

@@ -20,6 +20,7 @@ pub mod columns;
 pub mod config;
 mod connector;
 mod context;
+pub mod csv;
 mod error;
 pub mod json;
 pub mod lake;

@@ -14,7 +14,6 @@ mod state;
 mod store;
 mod streams;
 mod types;
-mod values;
 
 pub use config::{Compression, FileStream, FilesConfig, Format, OnChange};
 pub use connector::Files;

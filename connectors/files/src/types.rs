@@ -5,10 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use arrow_schema::{DataType, TimeUnit};
+use ingest_core::csv::values;
 use ingest_core::schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
-
-use crate::values;
 
 /// The type of a column as a configuration writes it: `int64`, `decimal(18,2)`, `date`, `timestamp`, `string`, ….
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -167,8 +167,9 @@ pub(super) fn rfc3339(raw: &str, digits: i32, zoned: bool) -> Option<i64> {
     }
     let offset = match (rest, zoned) {
         (b"Z" | b"z", true) | (b"", false) => 0,
-        ([sign @ (b'+' | b'-'), clock @ ..], true) if clock.len() == 5 && clock[2] == b':' => {
-            let (hours, minutes) = (two(clock, 0)?, two(clock, 3)?);
+        // Some services leave the colon out (ISO 8601, basic form).
+        ([sign @ (b'+' | b'-'), clock @ ..], true) if clock.len() == 4 || (clock.len() == 5 && clock[2] == b':') => {
+            let (hours, minutes) = (two(clock, 0)?, two(clock, clock.len() - 2)?);
             if hours > 23 || minutes > 59 {
                 return None;
             }
@@ -357,6 +358,8 @@ mod tests {
         for (raw, value) in [
             (r#""1970-01-01T00:00:00Z""#, Some(0)),
             (r#""2025-11-21T10:20:30.123456+02:00""#, Some(1_763_713_230_123_456)),
+            (r#""2025-11-21T10:20:30.123456+0200""#, Some(1_763_713_230_123_456)),
+            (r#""2025-11-21T10:20:30+02""#, None),
             (r#""2025-11-21 10:20:30.5z""#, Some(1_763_720_430_500_000)),
             (r#""2025-11-21T10:20:30.1234560Z""#, Some(1_763_720_430_123_456)),
             (r#""2025-11-21T10:20:30.1234567Z""#, None),

@@ -1,28 +1,21 @@
 //! CSV and TSV straight into Arrow columns.
 //!
-//! The records of a stretch of the buffer are cut first, then each column takes its fields of all of them in one loop.
+//! What a record is, and how columns take its fields, is [`ingest_core::csv`]; here is the file around it.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::sync::Arc;
 
-use arrow_array::builder::{
-    BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
-    TimestampMicrosecondBuilder,
-};
-use arrow_array::{ArrayRef, StringArray, new_null_array};
-use arrow_schema::{DataType, Field as ArrowField, TimeUnit};
-use ingest_core::{Error, ErrorKind};
+use arrow_array::new_null_array;
+use arrow_schema::{DataType, Field as ArrowField};
+use ingest_core::csv::tokens::{Bad, Dialect, Field, Flaw, Tokens};
+use ingest_core::csv::{self, Stretch, blank_invalid_bytes};
 
-use super::tokens::{Bad, Dialect, Field, Flaw, Tokens};
 use super::{BATCH_ROWS, Columns, Sink, Target};
 use crate::config::StreamOptions;
 use crate::input::{CHUNK, Limits, Text};
 use crate::state::Inside;
 use crate::store::{Fault, Reading};
 use crate::types::Seen;
-use crate::values;
 
 /// Records that are cut at once: their fields stay in the cache while the columns take them.
 const STRETCH: usize = 2_048;
@@ -43,14 +36,15 @@ pub fn decode(reading: &Reading, target: &Target, from: Inside, sink: &Sink) -> 
         let more = lines.next(&mut text, Some(header.len()), STRETCH)?;
         lines.refuse_bytes_that_are_no_text(sink, path, header.len())?;
         let stretch = lines.stretch();
-        rows.take(&stretch)?;
+        rows.columns.take(&stretch);
         for bad in &lines.tokens.bad {
-            let record = stretch.bytes.get(bad.range.clone()).unwrap_or_default();
+            let record = stretch.bytes().get(bad.range.clone()).unwrap_or_default();
             sink.bad(path, &describe(bad, header.len()), record)?;
         }
         lines.pass_over_what_is_too_long(&mut text, sink, path)?;
         lines.advance();
-        if rows.count >= BATCH_ROWS || rows.bytes >= sink.batch_bytes() || (!more && rows.count > 0) {
+        let (count, bytes) = (rows.columns.count(), rows.columns.bytes());
+        if count >= BATCH_ROWS || bytes >= sink.batch_bytes() || (!more && count > 0) {
             sink.rows(rows.finish(path)?, lines.place)?;
         }
         if !more {
@@ -80,14 +74,6 @@ pub struct Buffer {
     tokens: Tokens,
     quote: char,
     most: usize,
-}
-
-/// Records of the buffer.
-pub struct Stretch<'a> {
-    bytes: &'a [u8],
-    text: &'a str,
-    fields: &'a [Field],
-    records: &'a [(u64, u32)],
 }
 
 impl Buffer {
@@ -132,7 +118,7 @@ impl Buffer {
         let stretch = self.bytes.get(self.at..self.at + self.tokens.consumed).unwrap_or_default();
         let raw = |field: &Field| {
             let text = String::from_utf8_lossy(stretch.get(field.range()).unwrap_or_default()).into_owned();
-            if field.is_escaped() { undoubled(&text, self.quote) } else { text }
+            if field.is_escaped() { csv::undoubled(&text, self.quote) } else { text }
         };
         let names: Vec<String> = match options.header {
             true => self.tokens.fields.iter().map(raw).collect(),
@@ -181,12 +167,7 @@ impl Buffer {
 
     fn stretch(&self) -> Stretch<'_> {
         let bytes = self.bytes.get(self.at..self.at + self.tokens.consumed).unwrap_or_default();
-        Stretch {
-            bytes,
-            text: std::str::from_utf8(bytes).unwrap_or_default(),
-            fields: &self.tokens.fields,
-            records: &self.tokens.records,
-        }
+        Stretch::new(bytes, &self.tokens, self.quote)
     }
 
     /// Puts the records that are no UTF-8 aside, so that the stretch is text.
@@ -224,19 +205,8 @@ impl Buffer {
             .fields
             .retain(|_| nth.next().and_then(|i: usize| keep.get(i / width.max(1)).copied()).unwrap_or(false));
         // What is left of the bad records must not stop the good ones from being read as text.
-        self.blank_invalid_bytes(end);
+        blank_invalid_bytes(self.bytes.get_mut(self.at..end).unwrap_or_default());
         Ok(())
-    }
-
-    /// Overwrites every byte that is no text with `?`; the places of all others stay.
-    fn blank_invalid_bytes(&mut self, end: usize) {
-        let mut at = self.at;
-        while let Err(e) = std::str::from_utf8(self.bytes.get(at..end).unwrap_or_default()) {
-            let bad = at + e.valid_up_to();
-            let length = e.error_len().unwrap_or(end - bad);
-            self.bytes.get_mut(bad..bad + length).unwrap_or_default().fill(b'?');
-            at = bad + length;
-        }
     }
 
     /// Where a record is longer than it may be: takes its first line for bad and reads on behind that.
@@ -284,33 +254,17 @@ impl Buffer {
     pub fn sample(&mut self, text: &mut Text, width: usize, mut look: impl FnMut(usize, &str)) -> Result<bool, Fault> {
         let more = self.next(text, Some(width), STRETCH)?;
         let end = self.at + self.tokens.consumed;
-        self.blank_invalid_bytes(end);
+        blank_invalid_bytes(self.bytes.get_mut(self.at..end).unwrap_or_default());
         let stretch = self.stretch();
-        for record in stretch.fields.chunks_exact(width.max(1)) {
+        for record in stretch.fields().chunks_exact(width.max(1)) {
             for (column, field) in record.iter().enumerate() {
-                look(column, &stretch.field(*field, self.quote));
+                look(column, &stretch.field(*field));
             }
         }
         let stuck = self.tokens.consumed == 0;
         self.advance();
         Ok(more && !stuck)
     }
-}
-
-impl<'a> Stretch<'a> {
-    #[inline]
-    fn field(&self, field: Field, quote: char) -> Cow<'a, str> {
-        let text = self.text.get(field.range()).unwrap_or_default();
-        if field.is_escaped() {
-            return Cow::Owned(undoubled(text, quote));
-        }
-        Cow::Borrowed(text)
-    }
-}
-
-#[cold]
-fn undoubled(text: &str, quote: char) -> String {
-    text.replace(&String::from_iter([quote, quote]), quote.encode_utf8(&mut [0; 4]))
 }
 
 /// Names without doubles, also not by case: an empty one becomes `column_3`, the second `id` becomes `id_2`. True when
@@ -335,241 +289,33 @@ fn unique_names(names: Vec<String>) -> (Vec<String>, bool) {
 /// The rows of a batch in the making.
 struct Rows<'a> {
     target: &'a Target,
-    columns: Vec<Column<'a>>,
+    columns: csv::Rows,
     /// Columns of the stream that the file does not have.
     missing: Vec<(&'a str, &'a DataType)>,
-    rescued: BTreeMap<usize, String>,
-    quote: char,
-    nulls: Nulls<'a>,
-    count: usize,
-    bytes: usize,
-}
-
-/// A column of the file.
-struct Column<'a> {
-    name: &'a str,
-    /// Its number among the fields of a record.
-    index: usize,
-    exact: bool,
-    values: Values,
-}
-
-enum Values {
-    Text(StringBuilder),
-    Int64(Int64Builder),
-    Int32(Int32Builder),
-    Float64(Float64Builder),
-    Boolean(BooleanBuilder),
-    Decimal(Decimal128Builder, u8, i8),
-    Date(Date32Builder),
-    /// Whether it has a zone.
-    Timestamp(TimestampMicrosecondBuilder, bool),
-    /// The stream has no such column: everything is put aside.
-    Unknown,
-}
-
-/// The texts that stand for null.
-struct Nulls<'a> {
-    empty: bool,
-    others: Vec<&'a str>,
-}
-
-impl Nulls<'_> {
-    #[inline]
-    fn has(&self, text: &str) -> bool {
-        if text.is_empty() { self.empty } else { !self.others.is_empty() && self.others.contains(&text) }
-    }
 }
 
 impl<'a> Rows<'a> {
-    fn new(target: &'a Target, header: &'a [String]) -> Result<Self, Fault> {
+    fn new(target: &'a Target, header: &[String]) -> Result<Self, Fault> {
         let types: HashMap<&str, &DataType> = target.columns.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
-        let mut columns = Vec::new();
+        let mut columns = csv::Rows::new(&target.options.null_values);
         for (index, name) in header.iter().enumerate() {
-            let values = match types.get(name.as_str()) {
-                Some(data_type) => Values::new(data_type)?,
-                None if target.all => Values::Unknown,
-                None => continue,
-            };
-            columns.push(Column { name, index, exact: !target.is_declared(name), values });
+            match types.get(name.as_str()) {
+                Some(data_type) => columns.column(name, index, data_type, !target.is_declared(name))?,
+                None if target.all => columns.unknown(name, index),
+                None => {}
+            }
         }
         let present: HashSet<&str> = header.iter().map(String::as_str).collect();
         let missing = target.columns.iter().filter(|(name, _)| !present.contains(name.as_str()));
-        let nulls = &target.options.null_values;
-        Ok(Self {
-            missing: missing.map(|(name, ty)| (name.as_str(), ty)).collect(),
-            columns,
-            rescued: BTreeMap::new(),
-            quote: char::from(target.options.quote.unwrap_or(b'"')),
-            nulls: Nulls {
-                empty: nulls.iter().any(String::is_empty),
-                others: nulls.iter().map(String::as_str).filter(|text| !text.is_empty()).collect(),
-            },
-            target,
-            count: 0,
-            bytes: 0,
-        })
-    }
-
-    fn take(&mut self, stretch: &Stretch<'_>) -> Result<(), Fault> {
-        let rows = stretch.records.len();
-        if rows == 0 {
-            return Ok(());
-        }
-        let width = stretch.fields.len() / rows;
-        let mut rescue = Rescue { rescued: &mut self.rescued, first: self.count };
-        for column in &mut self.columns {
-            let fields = stretch.fields.iter().skip(column.index).step_by(width.max(1));
-            column.take(stretch, fields, self.quote, &self.nulls, &mut rescue);
-        }
-        self.count += rows;
-        self.bytes += stretch.bytes.len() + rows * 32;
-        Ok(())
+        Ok(Self { missing: missing.map(|(name, ty)| (name.as_str(), ty)).collect(), columns, target })
     }
 
     fn finish(&mut self, path: &str) -> Result<arrow_array::RecordBatch, Fault> {
-        let rows = std::mem::take(&mut self.count);
-        self.bytes = 0;
-        let mut arrays: Vec<(ArrowField, ArrayRef)> = Vec::with_capacity(self.target.columns.len());
-        for column in &mut self.columns {
-            if let Some(array) = column.values.finish() {
-                arrays.push((ArrowField::new(column.name, array.data_type().clone(), true), array));
-            }
-        }
+        let csv::Finished { rows, mut columns, rescued } = self.columns.finish();
         for (name, data_type) in &self.missing {
-            arrays.push((ArrowField::new(*name, (*data_type).clone(), true), new_null_array(data_type, rows)));
+            columns.push((ArrowField::new(*name, (*data_type).clone(), true), new_null_array(data_type, rows)));
         }
-        let mut rescued = std::mem::take(&mut self.rescued);
-        let texts = (!rescued.is_empty())
-            .then(|| (0..rows).map(|row| rescued.remove(&row).map(|text| text + "}")).collect::<StringArray>());
-        self.target.batch(path, rows, arrays, texts)
-    }
-}
-
-/// Where values go that do not fit.
-struct Rescue<'a> {
-    rescued: &'a mut BTreeMap<usize, String>,
-    /// Number of the first row of the stretch.
-    first: usize,
-}
-
-impl Rescue<'_> {
-    #[cold]
-    fn put(&mut self, row: usize, column: &str, text: &str) {
-        let object = self.rescued.entry(self.first + row).or_default();
-        object.push(if object.is_empty() { '{' } else { ',' });
-        object.push_str(&serde_json::Value::from(column).to_string());
-        object.push(':');
-        object.push_str(&serde_json::Value::from(text).to_string());
-    }
-}
-
-/// Takes the fields of one column in one loop per type.
-macro_rules! take_each {
-    ($column:ident, $stretch:ident, $fields:ident, $quote:ident, $nulls:ident, $rescue:ident, $builder:ident, $parse:expr) => {
-        for (row, field) in $fields.enumerate() {
-            let text = $stretch.field(*field, $quote);
-            if $nulls.has(&text) {
-                $builder.append_null();
-            } else if let Some(value) = $parse(&*text) {
-                $builder.append_value(value);
-            } else {
-                $builder.append_null();
-                $rescue.put(row, $column, &text);
-            }
-        }
-    };
-}
-
-impl Column<'_> {
-    fn take<'f>(
-        &mut self,
-        stretch: &Stretch<'_>,
-        fields: impl Iterator<Item = &'f Field>,
-        quote: char,
-        nulls: &Nulls<'_>,
-        rescue: &mut Rescue<'_>,
-    ) {
-        let (name, exact) = (self.name, self.exact);
-        match &mut self.values {
-            Values::Text(b) => {
-                for field in fields {
-                    let text = stretch.field(*field, quote);
-                    if nulls.has(&text) { b.append_null() } else { b.append_value(text) }
-                }
-            }
-            Values::Int64(b) => {
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, |t: &str| values::integer(t, exact));
-            }
-            Values::Int32(b) => {
-                let parse = |t: &str| values::integer(t, exact).and_then(|n| i32::try_from(n).ok());
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
-            }
-            Values::Float64(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::float),
-            Values::Boolean(b) if exact => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::boolean),
-            Values::Boolean(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::declared_boolean),
-            Values::Decimal(b, precision, scale) => {
-                let parse = |t: &str| values::decimal(t, *precision, *scale, exact);
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
-            }
-            Values::Date(b) => take_each!(name, stretch, fields, quote, nulls, rescue, b, values::date),
-            Values::Timestamp(b, true) if exact => {
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, |t: &str| values::timestamp(t, true));
-            }
-            Values::Timestamp(b, true) => {
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, values::declared_timestamp);
-            }
-            Values::Timestamp(b, false) => {
-                let parse = |t: &str| values::timestamp(t, false).or_else(|| values::midnight(t));
-                take_each!(name, stretch, fields, quote, nulls, rescue, b, parse);
-            }
-            Values::Unknown => {
-                for (row, field) in fields.enumerate() {
-                    let text = stretch.field(*field, quote);
-                    if !nulls.has(&text) {
-                        rescue.put(row, name, &text);
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Values {
-    fn new(data_type: &DataType) -> Result<Self, Fault> {
-        Ok(match data_type {
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
-            DataType::Int64 => Self::Int64(Int64Builder::new()),
-            DataType::Int32 => Self::Int32(Int32Builder::new()),
-            DataType::Float64 => Self::Float64(Float64Builder::new()),
-            DataType::Boolean => Self::Boolean(BooleanBuilder::new()),
-            DataType::Decimal128(precision, scale) => {
-                Self::Decimal(Decimal128Builder::new().with_data_type(data_type.clone()), *precision, *scale)
-            }
-            DataType::Date32 => Self::Date(Date32Builder::new()),
-            DataType::Timestamp(TimeUnit::Microsecond, zone) => {
-                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()), zone.is_some())
-            }
-            other => {
-                return Err(Error::new(ErrorKind::Unsupported, "a text file has no values of this type")
-                    .with("type", other)
-                    .into());
-            }
-        })
-    }
-
-    fn finish(&mut self) -> Option<ArrayRef> {
-        Some(match self {
-            Self::Text(b) => Arc::new(b.finish()),
-            Self::Int64(b) => Arc::new(b.finish()),
-            Self::Int32(b) => Arc::new(b.finish()),
-            Self::Float64(b) => Arc::new(b.finish()),
-            Self::Boolean(b) => Arc::new(b.finish()),
-            Self::Decimal(b, _, _) => Arc::new(b.finish()),
-            Self::Date(b) => Arc::new(b.finish()),
-            Self::Timestamp(b, _) => Arc::new(b.finish()),
-            Self::Unknown => return None,
-        })
+        self.target.batch(path, rows, columns, rescued)
     }
 }
 

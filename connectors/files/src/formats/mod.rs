@@ -7,7 +7,6 @@ pub mod csv;
 pub mod elements;
 pub mod json;
 pub mod parquet;
-pub mod tokens;
 
 use std::collections::HashMap;
 use std::sync::Arc;

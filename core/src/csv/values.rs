@@ -98,9 +98,22 @@ pub fn integer(text: &str, exact: bool) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// A decimal of at most `precision` digits, `scale` of them fractional; no digit is cut. `exact` as in [`integer`].
+/// A decimal of at most `precision` digits, `scale` of them fractional; no digit is cut. `exact` as in [`integer`], and
+/// a number with an exponent is refused too.
 #[inline]
 pub fn decimal(text: &str, precision: u8, scale: i8, exact: bool) -> Option<i128> {
+    plain_decimal(text, precision, scale, exact)
+        .or_else(|| if exact { None } else { scientific(text, precision, scale) })
+}
+
+/// `1.5E7`, as some services write large numbers.
+#[cold]
+fn scientific(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    crate::json::decimal_of(text, precision, scale)
+}
+
+#[inline]
+fn plain_decimal(text: &str, precision: u8, scale: i8, exact: bool) -> Option<i128> {
     let bytes = text.as_bytes();
     let (negative, bytes) = match bytes.first()? {
         b'-' => (true, bytes.get(1..)?),
@@ -313,6 +326,10 @@ mod tests {
             assert_eq!(decimal(text, 38, 2, true), None, "{text:?}");
         }
         assert_eq!(decimal(&"9".repeat(60), 38, 0, true), None);
+        assert_eq!(decimal("1.25E7", 18, 2, false), Some(1_250_000_000));
+        assert_eq!(decimal("-2.5e-1", 18, 2, false), Some(-25));
+        assert_eq!(decimal("1e-3", 18, 2, false), None);
+        assert_eq!(decimal("1E400", 18, 2, false), None);
     }
 
     #[test]
