@@ -177,6 +177,7 @@ fn read_oauth(
         parameters,
         secret_in_form: oauth.secret_in_form,
         rotated: None,
+        habits: ingest_http::Habits::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::Bytes;
 use ingest_core::config::Tls;
 use ingest_core::{Clock, Context, Error, ErrorKind, Rate, Result};
-use ingest_http::{Auth, ClientConfig, Dialect, HttpClient, Refusal, Reply, Timeouts};
+use ingest_http::{Auth, ClientConfig, Dialect, HttpClient, Refusal, Reply, Timeouts, word};
 use serde::Deserialize;
 
 use crate::config::{ENDPOINT, StripeConfig};
@@ -198,12 +198,7 @@ impl Dialect for StripeErrors {
     }
 
     fn inspect(&self, reply: &Reply) -> Result<()> {
-        // A body that was cut on its way is worth another try; one that is no JSON at all is told by the decoder.
-        let body = reply.body().trim_ascii();
-        if body.starts_with(b"{") && !body.ends_with(b"}") {
-            return Err(Error::new(ErrorKind::Unavailable, "an answer ends in the middle of its JSON"));
-        }
-        Ok(())
+        reply.refuse_cut_json()
     }
 }
 
@@ -223,12 +218,6 @@ fn forbidden(details: &Details) -> Error {
              the stream out under `streams`",
         ),
     }
-}
-
-/// A short code out of an answer; anything longer could quote data.
-fn word(text: &str) -> Option<&str> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
-    (!text.is_empty() && text.len() <= 64 && text.chars().all(plain)).then_some(text)
 }
 
 #[cfg(test)]

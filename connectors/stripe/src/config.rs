@@ -1,12 +1,11 @@
 //! The configuration of a source.
 
-use std::fmt;
 use std::time::Duration;
 
+pub use ingest_core::config::Start;
 use ingest_core::config::{Span, Tls};
-use ingest_core::schemars::{Schema, SchemaGenerator, json_schema};
 use ingest_core::{Error, JsonSchema, Result, Secret};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// Stripe's own address.
 pub(crate) const ENDPOINT: &str = "https://api.stripe.com";
@@ -109,43 +108,6 @@ pub struct Reconcile {
 impl Default for Reconcile {
     fn default() -> Self {
         Self { every: Span::seconds(86_400), window: Span::seconds(7 * 86_400) }
-    }
-}
-
-/// A date or time from which on is read: seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Start(pub i64);
-
-impl<'de> Deserialize<'de> for Start {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let date = || chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
-        chrono::DateTime::parse_from_rfc3339(&text)
-            .map(|time| time.timestamp())
-            .ok()
-            .or_else(|| date().map(|time| time.and_utc().timestamp()))
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("expected a date (2024-01-31) or a time (2024-01-31T12:00:00Z)"))
-    }
-}
-
-impl JsonSchema for Start {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Start".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "examples": ["2024-01-01", "2024-01-01T12:00:00Z"]})
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-}
-
-impl fmt::Display for Start {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
     }
 }
 

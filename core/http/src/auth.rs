@@ -91,7 +91,8 @@ pub(crate) fn bearer(token: &Secret) -> Result<HeaderValue> {
     sensitive(&format!("Bearer {}", token.expose()))
 }
 
-fn sensitive(text: &str) -> Result<HeaderValue> {
+/// A header value that no log shows.
+pub(crate) fn sensitive(text: &str) -> Result<HeaderValue> {
     // The library's error would be harmless, but a value must not even be near an error.
     let mut value = HeaderValue::from_str(text).map_err(|_| {
         Error::config("a credential holds characters that a header cannot carry (it is not shown)")

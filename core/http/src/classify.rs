@@ -45,6 +45,17 @@ impl Refusal<'_> {
     }
 }
 
+/// A short code out of an answer, to be put into an error; anything longer could quote data.
+///
+/// ```
+/// assert_eq!(ingest_http::word("INVALID_FIELD"), Some("INVALID_FIELD"));
+/// assert_eq!(ingest_http::word("no such row: Jane Doe"), None);
+/// ```
+pub fn word(text: &str) -> Option<&str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
+    (!text.is_empty() && text.len() <= 64 && text.chars().all(plain)).then_some(text)
+}
+
 /// What an API's answers mean beyond the plain rules of HTTP. All methods have defaults.
 ///
 /// The kind of the error decides what happens: `RateLimited`, `Timeout` and `Unavailable` are repeated, all others end

@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ingest_core::{CancellationToken, Clock, Context, Error, ErrorKind, Limiter, Rate, Result};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,7 +39,12 @@ pub(crate) struct Inner {
     pub limiter: Limiter,
     pub cancel: CancellationToken,
     pub clock: Arc<dyn Clock>,
+    /// Microseconds by which our clock was ahead of the server's when its last answer came; [`UNKNOWN`] before.
+    pub ahead: AtomicI64,
 }
+
+/// No answer has said what time it is.
+const UNKNOWN: i64 = i64::MAX;
 
 impl HttpClient {
     /// Makes a client. Nothing is connected yet.
@@ -74,7 +80,23 @@ impl HttpClient {
             limiter: context.limiter.clone(),
             cancel: context.cancel.clone(),
             clock: context.clock.clone(),
+            ahead: AtomicI64::new(UNKNOWN),
         })))
+    }
+
+    /// Whether an answer of the API has said what time it is.
+    pub fn knows_time(&self) -> bool {
+        self.0.ahead.load(Ordering::Relaxed) != UNKNOWN
+    }
+
+    /// Microseconds since 1970 by our clock, or by the API's where that was behind at its last answer: bounds fixed by a
+    /// clock ahead of the server's lose rows.
+    pub fn now_micros(&self) -> i64 {
+        let ahead = match self.0.ahead.load(Ordering::Relaxed) {
+            UNKNOWN => 0,
+            ahead => ahead.max(0),
+        };
+        self.0.clock.now_micros() - ahead
     }
 
     /// A GET of a path below the endpoint, with or without a leading slash.
@@ -115,6 +137,16 @@ impl HttpClient {
     pub fn follow_stored(&self, link: &str) -> Request {
         let target = self.0.hosts.path("").and_then(|base| self.0.hosts.link(&base.url, link));
         Request::new(self.clone(), Method::GET, "GET a stored link".into(), target)
+    }
+}
+
+impl Inner {
+    /// Compares our clock with the `Date` of an answer.
+    pub(crate) fn compare_clocks(&self, headers: &HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok()) {
+            self.ahead.store(self.clock.now_micros() - date.timestamp_micros(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -327,6 +359,24 @@ impl Reply {
                 .with("line", error.line())
                 .with("column", error.column())
         })
+    }
+
+    /// Refuses an object or list that was cut on its way, which is worth another try. What is no JSON at all is told by
+    /// who reads it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn refuse_cut_json(&self) -> Result<()> {
+        let body = self.body.trim_ascii();
+        let end = match body.first() {
+            Some(b'{') => b'}',
+            Some(b'[') => b']',
+            _ => return Ok(()),
+        };
+        match body.last() == Some(&end) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unavailable, "an answer ends in the middle of its JSON")),
+        }
     }
 
     /// The link of the relation `next` in the `Link` headers (RFC 8288).

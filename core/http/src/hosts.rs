@@ -45,6 +45,8 @@ impl HostRule {
 pub(crate) struct Target {
     pub url: Url,
     pub credentials: bool,
+    /// Whether it was made of a path: its base is the API's, which a token endpoint may name.
+    pub relative: bool,
 }
 
 /// The rules of one client.
@@ -104,7 +106,7 @@ impl Hosts {
         if url.origin() != self.origin || !url.path().starts_with(self.endpoint.path()) {
             return Err(Error::unexpected("a path of the API leads out of its endpoint"));
         }
-        Ok(Target { url, credentials: true })
+        Ok(Target { url, credentials: true, relative: true })
     }
 
     /// A link that a server sent, resolved against the page it came with.
@@ -148,7 +150,29 @@ impl Hosts {
             self.check_literal(&url).map_err(|what| refuse(what, Some(&host)))?;
         }
         let credentials = same || rule.is_some_and(|rule| rule.credentials);
-        Ok(Target { url, credentials })
+        Ok(Target { url, credentials, relative: false })
+    }
+
+    /// The base URL of the API as a token endpoint names it: held to the rules of links, and to get the credentials.
+    pub(crate) fn api(&self, named: &str) -> Result<Url> {
+        let target = self.link(&self.endpoint, named)?;
+        if !target.credentials || target.url.path() != "/" || target.url.query().is_some() {
+            return Err(Error::new(
+                ErrorKind::DataInvalid,
+                "the token endpoint names a base URL that the API does not use",
+            )
+            .with("host", target.url.host_str().unwrap_or_default()));
+        }
+        Ok(target.url)
+    }
+
+    /// The same path below the base URL that the token endpoint named.
+    pub(crate) fn moved(&self, target: &Target, api: &Url) -> Target {
+        let mut url = api.clone();
+        let path = target.url.path().strip_prefix(self.endpoint.path()).unwrap_or(target.url.path());
+        url.set_path(path);
+        url.set_query(target.url.query());
+        Target { url, ..target.clone() }
     }
 
     /// The token endpoint comes from the connector, so it is only held to the rules of transport.

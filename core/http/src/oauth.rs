@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ingest_core::{Error, ErrorKind, Result, Secret};
-use oauth2::basic::{BasicClient, BasicErrorResponseType, BasicTokenResponse, BasicTokenType};
-use oauth2::{
-    AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope,
-    TokenResponse as _, TokenUrl,
+use oauth2::basic::{
+    BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
 };
-use reqwest::header::HeaderValue;
+use oauth2::{
+    AccessToken, AuthType, Client, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError,
+    Scope, StandardRevocableToken, TokenResponse, TokenUrl,
+};
+use reqwest::header::{HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use url::Url;
 
 use crate::HttpClient;
 use crate::client::Inner;
@@ -43,6 +47,20 @@ pub struct OAuth {
     pub secret_in_form: bool,
     /// Is told each new refresh token, where the server rotates them, before the token beside it is used.
     pub rotated: Option<Arc<dyn RefreshTokens>>,
+    /// What a service does otherwise than most.
+    pub habits: Habits,
+}
+
+/// What a token endpoint and its API do otherwise than most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Habits {
+    /// The header that carries the token, bare, in place of `Authorization: Bearer`: `x-shopify-access-token`. In lower case.
+    pub header: Option<&'static str>,
+    /// The answer names the base URL of the API (`instance_url`); paths are appended to it instead of the endpoint. It is
+    /// held to the rules of links: the endpoint's origin, or a listed host that gets the credentials.
+    pub names_api: bool,
+    /// What to do when the credentials are refused, where the service has more to say than most.
+    pub hint: Option<&'static str>,
 }
 
 /// What is exchanged for a token.
@@ -73,11 +91,71 @@ impl fmt::Debug for OAuth {
 /// A token in use.
 #[derive(Clone)]
 pub(crate) struct Token {
-    pub header: HeaderValue,
+    pub header: (HeaderName, HeaderValue),
+    /// The base URL of the API, where the token endpoint names it.
+    pub api: Option<Url>,
     /// When it is renewed: a little before it expires.
     until: Instant,
     number: u64,
 }
+
+/// The answer of a token endpoint. Not all of them say that a token is a bearer token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Answer {
+    access_token: AccessToken,
+    #[serde(default)]
+    token_type: TokenType,
+    #[serde(default)]
+    expires_in: Option<u64>,
+    #[serde(default)]
+    refresh_token: Option<RefreshToken>,
+    #[serde(default)]
+    instance_url: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TokenType(String);
+
+impl Default for TokenType {
+    fn default() -> Self {
+        Self("bearer".into())
+    }
+}
+
+impl oauth2::TokenType for TokenType {}
+
+impl TokenResponse for Answer {
+    type TokenType = TokenType;
+
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &TokenType {
+        &self.token_type
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        self.expires_in.map(Duration::from_secs)
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        self.refresh_token.as_ref()
+    }
+
+    /// What was granted is told by the API itself.
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
+
+type Exchange = Client<
+    BasicErrorResponse,
+    Answer,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+>;
 
 /// The tokens of one client.
 pub(crate) struct Tokens(Arc<Shared>);
@@ -101,6 +179,10 @@ struct Flight {
 impl Tokens {
     pub(crate) fn new(oauth: OAuth) -> Result<Self> {
         TokenUrl::new(oauth.token_url.clone()).map_err(|_| Error::config("the token endpoint is not a URL"))?;
+        let name = oauth.habits.header.unwrap_or("authorization");
+        if !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') {
+            return Err(Error::unexpected("the token's header is not a header name in lower case"));
+        }
         let refresh = match &oauth.grant {
             Grant::RefreshToken(token) => Some(token.clone()),
             _ => None,
@@ -171,7 +253,7 @@ impl Shared {
     async fn exchange(&self, client: &HttpClient, flight: &mut Flight) -> Result<Token> {
         flight.number += 1;
         let answer = self.ask(client, flight.refresh.as_ref()).await?;
-        if *answer.token_type() != BasicTokenType::Bearer {
+        if !answer.token_type.0.eq_ignore_ascii_case("bearer") {
             return Err(Error::new(
                 ErrorKind::DataInvalid,
                 "the token endpoint gave a token that is not a bearer token",
@@ -187,17 +269,26 @@ impl Shared {
         }
         let life = answer.expires_in().unwrap_or(DEFAULT_LIFE).clamp(LIFE.0, LIFE.1);
         let early = (life / 10).min(Duration::from_secs(60));
-        let header = crate::auth::bearer(&Secret::new(answer.access_token().secret().clone())).map_err(|_| {
+        let header = self.header(&answer).map_err(|_| {
             Error::new(ErrorKind::DataInvalid, "the token endpoint gave a token that no header can carry")
         })?;
-        Ok(Token { header, until: Instant::now() + (life - early), number: flight.number })
+        let api = if self.oauth.habits.names_api { Some(api_of(client, &answer)?) } else { None };
+        Ok(Token { header, api, until: Instant::now() + (life - early), number: flight.number })
     }
 
-    async fn ask(&self, client: &HttpClient, refresh: Option<&Secret>) -> Result<BasicTokenResponse> {
+    fn header(&self, answer: &Answer) -> Result<(HeaderName, HeaderValue)> {
+        let token = Secret::new(answer.access_token.secret().clone());
+        Ok(match self.oauth.habits.header {
+            None => (reqwest::header::AUTHORIZATION, crate::auth::bearer(&token)?),
+            Some(name) => (HeaderName::from_static(name), crate::auth::sensitive(token.expose())?),
+        })
+    }
+
+    async fn ask(&self, client: &HttpClient, refresh: Option<&Secret>) -> Result<Answer> {
         let oauth = &self.oauth;
         let endpoint =
             TokenUrl::new(oauth.token_url.clone()).map_err(|_| Error::config("the token endpoint is not a URL"))?;
-        let mut basic = BasicClient::new(ClientId::new(oauth.client_id.clone())).set_token_uri(endpoint);
+        let mut basic = Exchange::new(ClientId::new(oauth.client_id.clone())).set_token_uri(endpoint);
         if !oauth.client_secret.is_empty() {
             basic = basic.set_client_secret(ClientSecret::new(oauth.client_secret.expose().to_owned()));
         }
@@ -231,7 +322,7 @@ impl Shared {
         answer.map_err(|error| match error {
             RequestTokenError::Request(error) => error,
             // The description is foreign text and may quote what was sent.
-            RequestTokenError::ServerResponse(refusal) => refused(refusal.error()),
+            RequestTokenError::ServerResponse(refusal) => refused(refusal.error(), oauth.habits.hint),
             _ => unreadable(),
         })
     }
@@ -248,7 +339,7 @@ fn sender(client: HttpClient) -> impl Fn(HttpRequest) -> Sending + Send + Sync {
 type Sending = Pin<Box<dyn Future<Output = Result<HttpResponse>> + Send>>;
 
 /// The grant that the library does not know.
-async fn jwt_bearer(client: &HttpClient, oauth: &OAuth, assertion: &Secret) -> Result<BasicTokenResponse> {
+async fn jwt_bearer(client: &HttpClient, oauth: &OAuth, assertion: &Secret) -> Result<Answer> {
     let request = oauth2::http::Request::post(oauth.token_url.as_str())
         .header("content-type", "application/x-www-form-urlencoded")
         .header("accept", "application/json")
@@ -260,7 +351,7 @@ async fn jwt_bearer(client: &HttpClient, oauth: &OAuth, assertion: &Secret) -> R
     }
     let refusal =
         serde_json::from_slice::<oauth2::basic::BasicErrorResponse>(answer.body()).map_err(|_| unreadable())?;
-    Err(refused(refusal.error()))
+    Err(refused(refusal.error(), oauth.habits.hint))
 }
 
 fn jwt_form(oauth: &OAuth, assertion: &Secret) -> Vec<u8> {
@@ -274,7 +365,7 @@ fn jwt_form(oauth: &OAuth, assertion: &Secret) -> Vec<u8> {
     form.finish().into_bytes()
 }
 
-fn refused(code: &BasicErrorResponseType) -> Error {
+fn refused(code: &BasicErrorResponseType, hint: Option<&str>) -> Error {
     use BasicErrorResponseType as Code;
     let (kind, code) = match code {
         Code::InvalidClient => (ErrorKind::Unauthenticated, "invalid_client"),
@@ -287,7 +378,16 @@ fn refused(code: &BasicErrorResponseType) -> Error {
     };
     Error::new(kind, "the token endpoint refused the credentials")
         .with("code", code)
-        .hint("check client, secret and grant; a refresh token may have been revoked or used elsewhere")
+        .hint(hint.unwrap_or("check client, secret and grant; a refresh token may have been revoked or used elsewhere"))
+}
+
+/// The base URL that the answer names, if the rules let requests go there.
+fn api_of(client: &HttpClient, answer: &Answer) -> Result<Url> {
+    let named = answer.instance_url.as_deref().ok_or_else(|| {
+        Error::new(ErrorKind::DataInvalid, "the token endpoint does not say where the API is")
+            .hint("compare `endpoint` with the documentation of the API")
+    })?;
+    client.0.hosts.api(named)
 }
 
 fn unreadable() -> Error {

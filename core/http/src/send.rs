@@ -92,6 +92,10 @@ async fn repeated(request: &Request, want: Want) -> Result<Got> {
     };
     let host = target.url.host_str().unwrap_or_default();
     let place = |error: Error| error.with("request", &request.label).with("host", host);
+    let at = |token: Option<&Token>| match token.and_then(|token| token.api.as_ref()) {
+        Some(api) if target.relative => inner.hosts.moved(target, api),
+        _ => target.clone(),
+    };
     let (mut spent, mut number, mut renewed) = (Duration::ZERO, 1, false);
     let mut token = if target.credentials { token_for(&request.client).await.map_err(place)? } else { None };
     loop {
@@ -101,10 +105,11 @@ async fn repeated(request: &Request, want: Want) -> Result<Got> {
         let begun = Instant::now();
         let floor = if number == 1 { FIRST_ATTEMPT.min(inner.retry.budget) } else { Duration::ZERO };
         let left = inner.retry.budget.saturating_sub(spent).max(floor);
+        let target = at(token.as_ref());
         let done = {
             let _permit = inner.in_flight.acquire().await.map_err(|_| Error::cancelled())?;
             tokio::select! {
-                done = attempt(request, target, token.as_ref(), left, want) => done,
+                done = attempt(request, &target, token.as_ref(), left, want) => done,
                 () = inner.cancel.cancelled() => Err(Error::cancelled()),
             }
         };
@@ -184,6 +189,9 @@ async fn answered(
             Ok(Err(error)) => return Err(transport(error, "waiting for an answer")),
             Ok(Ok(response)) => response,
         };
+        if target.credentials {
+            inner.compare_clocks(response.headers());
+        }
         if response.status().is_success() {
             return Ok((response, target.url));
         }
@@ -231,7 +239,8 @@ fn made(request: &Request, target: &Target, token: Option<&Token>) -> Result<req
             }
             Credentials::OAuth(_) => {
                 let token = token.ok_or_else(|| Error::unexpected("a request has no token"))?;
-                made.headers_mut().insert(reqwest::header::AUTHORIZATION, token.header.clone());
+                let (name, value) = &token.header;
+                made.headers_mut().insert(name.clone(), value.clone());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ingest_core::{Context, Error, ErrorKind, Result, Secret, async_trait};
-use ingest_http::{Auth, Grant, HttpClient, OAuth, RefreshTokens};
+use ingest_http::{Auth, Grant, Habits, HostRule, HttpClient, OAuth, RefreshTokens, Statement};
 use ingest_testkit::hostile::assert_shows_nothing;
 use ingest_testkit::http::{HttpServer, Request, Response};
 
@@ -21,6 +21,7 @@ fn oauth(server: &HttpServer, grant: Grant) -> OAuth {
         parameters: vec![("audience".into(), "api".into())],
         secret_in_form: false,
         rotated: None,
+        habits: Habits::default(),
     }
 }
 
@@ -270,8 +271,69 @@ fn a_token_endpoint_must_be_encrypted_or_on_this_machine() {
             parameters: Vec::new(),
             secret_in_form: false,
             rotated: None,
+            habits: Habits::default(),
         }));
         assert!(!format!("{config:?}").contains(CANARY));
         assert_eq!(HttpClient::new(config, &Context::standalone("test")).is_ok(), good, "{token_url}");
+    }
+}
+
+/// A token endpoint that says where the API is, and that API.
+async fn named(api: &str) -> (HttpServer, HttpServer) {
+    let elsewhere = HttpServer::start(|request: Request| async move {
+        assert_eq!(request.path, "/items");
+        Response::json(r#"{"data": [{"id": 1}]}"#).header("date", "Fri, 21 Nov 2025 10:20:30 GMT")
+    })
+    .await;
+    let api = api.replace("ELSEWHERE", elsewhere.url());
+    let login = HttpServer::start(move |_| {
+        let answer = format!(r#"{{"access_token": "t", "instance_url": "{api}", "issued_at": "1"}}"#);
+        async move { Response::json(answer) }
+    })
+    .await;
+    (login, elsewhere)
+}
+
+fn naming(login: &HttpServer) -> HttpClient {
+    let mut config = config(login.url());
+    config.hosts =
+        vec![HostRule::api("127.0.0.1"), HostRule::api("*.api.example.com"), HostRule::download("files.example.com")];
+    let habits = Habits { names_api: true, header: Some("x-token"), hint: None };
+    config.auth = Auth::OAuth(Box::new(OAuth { habits, ..oauth(login, Grant::ClientCredentials) }));
+    open(config)
+}
+
+#[tokio::test]
+async fn paths_lead_to_the_api_that_the_token_endpoint_names_and_its_clock_is_known() {
+    let (login, elsewhere) = named("ELSEWHERE").await;
+    let client = naming(&login);
+    assert!(!client.knows_time());
+    assert_eq!(read_all(&client, "/items").await.expect("a page"), 1);
+    let request = &elsewhere.requests()[0];
+    assert_eq!(request.header("x-token"), Some("t"));
+    assert_eq!(request.header("authorization"), None);
+    assert_eq!((login.hits(), elsewhere.hits()), (1, 1));
+    // The server's clock is years behind ours.
+    assert!(client.knows_time() && client.now_micros() < 1_763_720_430_000_000 + 60_000_000);
+}
+
+#[tokio::test]
+async fn an_api_on_a_host_that_is_not_listed_gets_no_token() {
+    for api in ["https://evil.example.net", "http://na1.api.example.com", "https://files.example.com", "ELSEWHERE/x"] {
+        let (login, elsewhere) = named(api).await;
+        let error = naming(&login).get("/items").send().await.expect_err(api);
+        assert_eq!(error.kind(), ErrorKind::DataInvalid, "{api}: {error:?}");
+        assert_eq!(elsewhere.hits(), 0, "{api}");
+        assert_shows_nothing(&error, CANARY);
+    }
+}
+
+#[test]
+fn what_is_no_rsa_key_is_refused_and_not_shown() {
+    let statement = || Statement { issuer: "i".into(), subject: "s".into(), audience: "a".into(), lifetime: 180 };
+    for text in [CANARY, "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5\n-----END PRIVATE KEY-----\n"] {
+        let error = statement().grant(&Secret::new(text)).err().expect("no key");
+        assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+        assert_shows_nothing(&error, CANARY);
     }
 }
