@@ -9,7 +9,10 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -21,6 +24,15 @@ pub struct Identity {
     pub certificate: String,
     /// The private key, PKCS#8.
     pub key: String,
+}
+
+/// A new RSA key in PEM, and its public half as it stands in a certificate, to check what the key has signed.
+///
+/// # Panics
+/// When the machine has no randomness.
+pub fn rsa_key() -> (String, Vec<u8>) {
+    let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key pair");
+    (key.serialize_pem(), key.der_bytes().to_vec())
 }
 
 /// A certificate authority.

@@ -9,6 +9,7 @@
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
 //! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
+//! | [`lake`] | a small run over any source, which can be killed at any mark |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
 //! | [`out`] | a way out that keeps everything that a slice gave |
 //! | [`postgres`] | a private PostgreSQL server |
@@ -17,6 +18,7 @@
 //! | [`proxy`] | a TCP proxy that is slow, cuts, drops answers or never answers, steered from the test |
 //! | [`python`] | second readers of Delta tables |
 //! | [`s3`] | an S3 server |
+//! | [`salesforce`] | a stand-in for Salesforce |
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
@@ -29,12 +31,14 @@ pub mod gcs;
 mod hmac;
 pub mod hostile;
 pub mod http;
+pub mod lake;
 pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod python;
 pub mod s3;
+pub mod salesforce;
 pub mod source;
 pub mod store;
 pub mod stripe;
