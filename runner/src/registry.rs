@@ -30,6 +30,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_postgres::Postgres>();
         #[cfg(feature = "rest")]
         let registry = registry.with::<ingest_connector_rest::Rest>();
+        #[cfg(feature = "salesforce")]
+        let registry = registry.with::<ingest_connector_salesforce::Salesforce>();
         #[cfg(feature = "stripe")]
         let registry = registry.with::<ingest_connector_stripe::Stripe>();
         registry

@@ -1,0 +1,112 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+
+mod bulk;
+mod check;
+mod client;
+mod config;
+mod extract;
+mod plan;
+mod query;
+mod results;
+mod soql;
+mod state;
+mod streams;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ingest_core::{
+    Capabilities, Connector, Context, Deletes, Done, Mode, Out, Plan, PlanRequest, Problem, Replay, Result, Selection,
+    Slice, Spec, Stream, async_trait,
+};
+
+use crate::client::Api;
+pub use crate::config::SalesforceConfig;
+pub use crate::state::{Part, Position, Which, Work};
+use crate::streams::Object;
+
+/// The connector.
+pub struct Salesforce {
+    config: SalesforceConfig,
+    api: Arc<Api>,
+    /// What was described, by name.
+    objects: Mutex<BTreeMap<String, Arc<Object>>>,
+    /// How often each job was looked at: the longer it takes, the longer the pauses.
+    looks: Mutex<HashMap<String, u32>>,
+}
+
+#[async_trait]
+impl Connector for Salesforce {
+    type Config = SalesforceConfig;
+    type Work = Work;
+    type Position = Position;
+
+    fn spec() -> Spec {
+        Spec {
+            name: "salesforce".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            title: "Salesforce".into(),
+            docs: include_str!("../README.md").into(),
+            state_version: 1,
+            capabilities: Capabilities {
+                modes: vec![Mode::Incremental, Mode::Full],
+                deletes: Deletes::Flagged,
+                replay: Replay::Always,
+                parallel: 8,
+                portable: true,
+                projection: true,
+                filter: true,
+            },
+            config: None,
+        }
+    }
+
+    async fn open(config: SalesforceConfig, context: Context) -> Result<Self> {
+        config.validate()?;
+        let api = Arc::new(Api::open(&config, &context)?);
+        Ok(Self { config, api, objects: Mutex::default(), looks: Mutex::default() })
+    }
+
+    async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
+        check::check(self, selection).await
+    }
+
+    async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
+        let objects = streams::selected(self, selection).await?;
+        Ok(objects.iter().map(|object| object.stream(self.config.lag.0)).collect())
+    }
+
+    async fn plan(&self, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
+        plan::plan(self, request).await
+    }
+
+    async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
+        extract::read(self, slice, from, out).await
+    }
+}
+
+impl Salesforce {
+    /// An object as it was described; asked for where it was not yet.
+    async fn object(&self, name: &str) -> Result<Arc<Object>> {
+        let known = self.known().get(name).cloned();
+        if let Some(object) = known {
+            return Ok(object);
+        }
+        let object = Arc::new(streams::describe(&self.api, name).await?);
+        self.known().insert(name.to_owned(), object.clone());
+        Ok(object)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Object>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a job was looked at before.
+    fn look(&self, job: &str) -> u32 {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = looks.entry(job.to_owned()).or_insert(0);
+        *count = count.saturating_add(1);
+        *count - 1
+    }
+}
