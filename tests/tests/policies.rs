@@ -372,3 +372,23 @@ fn discover_says_which_columns_look_personal_and_shows_no_value() {
     assert!(!found.to_string().contains("clear-"));
     assert!(Path::new(&lake(&project)).read_dir().map_or(true, |mut entries| entries.next().is_none()));
 }
+
+#[test]
+fn a_table_older_than_its_sla_is_a_warning_of_check() {
+    let project = |sla: &str| {
+        let configuration = format!("sources:\n  files:\n    path: ./data\n    streams:\n      t: {{sla: {sla}}}\n");
+        Project::new(&configuration).file("data/t.csv", "id\n1\n")
+    };
+    let warned = |project: &Project| {
+        let report = project.json(&["check", "--source", "files"]);
+        let problems = report["problems"].as_array().expect("problems");
+        problems.iter().filter_map(|p| p["what"].as_str()).find(|what| what.contains("`sla`")).map(str::to_owned)
+    };
+    let fresh = project("2h");
+    assert!(warned(&fresh).is_some_and(|what| what.contains("no run has brought")));
+    fresh.good(&["run", "--source", "files"]);
+    assert_eq!(warned(&fresh), None);
+    let old = project("0s");
+    old.good(&["run", "--source", "files"]);
+    assert!(warned(&old).is_some_and(|what| what.contains("up to date last at") && what.contains("allows 0s")));
+}

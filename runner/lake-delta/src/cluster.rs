@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 use arrow::row::{OwnedRow, RowConverter};
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use arrow_select::interleave::interleave_record_batch;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -34,11 +34,43 @@ const SET_FILES: u64 = 16;
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
 
-/// A file, and the bounds of its keys as bytes that compare as values do.
+/// The bounds of keys in files, by the first column of the key that is no partition.
+pub(crate) struct Ends {
+    column: String,
+    data_type: DataType,
+    partition_by: Vec<String>,
+    converter: RowConverter,
+}
+
+/// The lowest and the highest key of a file, as bytes that compare as values do.
+type LowHigh = (OwnedRow, OwnedRow);
+
+impl Ends {
+    /// `None` where the key lies in partition columns alone.
+    pub fn of(schema: &SchemaRef, key: &[String], partition_by: &[String]) -> Result<Option<Self>> {
+        let Some(column) = key.iter().find(|name| !partition_by.contains(name)) else { return Ok(None) };
+        let data_type = schema.field_with_name(column)?.data_type().clone();
+        let converter = converter(vec![data_type.clone()])?;
+        Ok(Some(Self { column: column.clone(), data_type, partition_by: partition_by.to_vec(), converter }))
+    }
+
+    /// `None` = the log does not say.
+    pub fn in_file(&self, file: &Add) -> Result<Option<LowHigh>> {
+        match bounds(file, &self.column, &self.data_type, &self.partition_by)? {
+            // A NaN lies in no bounds and may be there all the same.
+            Bounds::Between(low, high) if !self.data_type.is_floating() => {
+                let row = |array: ArrayRef| Ok::<_, Error>(self.converter.convert_columns(&[array])?.row(0).owned());
+                Ok(Some((row(low)?, row(high)?)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A file, and the bounds of its keys.
 struct Span {
     file: Add,
-    /// `None` = the log does not say.
-    ends: Option<(OwnedRow, OwnedRow)>,
+    ends: Option<LowHigh>,
 }
 
 impl Span {
@@ -52,20 +84,12 @@ impl Span {
 
 /// Sets of files that are worth putting together: those that overlap in their keys, then small ones with near keys.
 pub(crate) async fn sets(table: &mut DeltaTable, key: &[String], target: u64) -> Result<Vec<Vec<Add>>> {
-    let schema = table.snapshot.schema.clone();
-    let partition_by = table.snapshot.partition_by().to_vec();
-    let Some(first) = key.iter().find(|name| !partition_by.contains(name)) else { return Ok(Vec::new()) };
-    let data_type = schema.field_with_name(first)?.data_type().clone();
-    let converter = converter(vec![data_type.clone()])?;
+    let Some(known) = Ends::of(&table.snapshot.schema, key, table.snapshot.partition_by())? else {
+        return Ok(Vec::new());
+    };
     let mut partitions: BTreeMap<BTreeMap<String, Option<String>>, Vec<Span>> = BTreeMap::new();
     for file in table.live_files().await?.values().filter(|file| file.deletion_vector.is_none()) {
-        let ends = match bounds(file, first, &data_type, &partition_by)? {
-            Bounds::Between(low, high) if !data_type.is_floating() => {
-                let row = |array: ArrayRef| Ok::<_, Error>(converter.convert_columns(&[array])?.row(0).owned());
-                Some((row(low)?, row(high)?))
-            }
-            _ => None,
-        };
+        let ends = known.in_file(file)?;
         let span = Span { file: file.clone(), ends };
         partitions.entry(file.partition_values.clone()).or_default().push(span);
     }

@@ -16,7 +16,7 @@ use crate::support::*;
 
 /// Reads batches, one a line; prints the rows of the table after each. MERGE takes each key once: the last row counts.
 const MERGE: &str = r#"
-import json, sys
+import json, os, sys
 import pyarrow as pa
 from deltalake import DeltaTable
 schema = pa.schema([("id", pa.int64()), ("name", pa.string()), ("amount", pa.int64()), ("op", pa.string())])
@@ -36,6 +36,9 @@ for line in open(sys.argv[2]):
             .execute())
     rows = table.to_pyarrow_table().to_pylist()
     print(json.dumps(sorted([row["id"], row["name"], row["amount"]] for row in rows)))
+# Threads of the library may outlive the interpreter, which ends badly.
+sys.stdout.flush()
+os._exit(0)
 "#;
 
 fn random_rows(random: &mut StdRng, next: &mut i64) -> Vec<Row> {

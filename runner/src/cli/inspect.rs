@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ingest_catalog::ColumnDocument;
+use ingest_catalog::{ColumnDocument, RunDocument, RunStream, list_runs};
 use ingest_core::{CLASS, CancellationToken, Error, Json, Problem, Result, Selection, Severity, Stream};
 use ingest_lake_delta::DeltaFormat;
 use serde_json::json;
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::App;
 use super::args::{DiscoverArgs, SourceArgs};
 use super::output::{Outcome, note, print, print_json, safe, worst};
-use super::table::{Table, bytes, count, maybe};
+use super::table::{Table, bytes, count, maybe, time};
 use crate::config::{Common, Config, SourceConfig, StreamOptions};
 use crate::policy::{Guess, Policy, guess_by_name, guess_by_values};
 use crate::run;
@@ -77,10 +77,17 @@ async fn check_streams(
     problems: &mut Vec<Problem>,
 ) -> Result<()> {
     let streams = run::discover(session, selection).await?;
-    for (name, target) in run::targets(&session.config, &session.spec, streams, &args.selection())? {
+    let targets = run::targets(&session.config, &session.spec, streams, &args.selection())?;
+    let is_timed = |(_, target): &(_, Result<run::Target>)| target.as_ref().is_ok_and(|t| t.options.sla.is_some());
+    let history = match targets.iter().any(is_timed) {
+        true => list_runs(&session.lake.documents, RUNS).await?,
+        false => Vec::new(),
+    };
+    for (name, target) in targets {
         let result = match target {
             Ok(target) => {
                 problems.extend(of_masks(&target));
+                problems.extend(of_age(&target, &session.config.name, &history, session.clock.now_micros()));
                 let replaces = target.write == ingest_core::WriteMode::Replace;
                 target.values.guard(&session.lake.documents, &session.config, replaces).await
             }
@@ -91,6 +98,28 @@ async fn check_streams(
         }
     }
     Ok(())
+}
+
+/// Runs that are looked at for the last one that brought a stream up to date.
+const RUNS: usize = 1000;
+
+/// What a person should know of the age of a table.
+fn of_age(target: &run::Target, source: &str, history: &[RunDocument], now: i64) -> Option<Problem> {
+    let sla = target.options.sla?;
+    let name = &target.stream.name;
+    let brought = |run: &&RunDocument| {
+        let of_stream = |stream: &RunStream| stream.stream == name.as_str() && stream.error.is_none();
+        run.source == source && run.streams.iter().any(of_stream)
+    };
+    let ended = history.iter().filter(brought).find_map(|run| run.finished_at);
+    let allowed = i64::try_from(sla.0.as_micros()).unwrap_or(i64::MAX);
+    let what = match ended {
+        Some(at) if now.saturating_sub(at) <= allowed => return None,
+        Some(at) => format!("the table was brought up to date last at {}; `sla` allows {sla}", time(at)),
+        None => format!("no run has brought the table up to date; `sla` allows {sla}"),
+    };
+    let remedy = "`ingest run` brings it up to date; `ingest runs` says what became of the last ones";
+    Some(Problem::warning(Some(name.clone()), what, remedy))
 }
 
 /// What a person should know of the masks of a stream.

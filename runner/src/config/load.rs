@@ -442,9 +442,6 @@ impl Loader<'_> {
             let path = join(path, &entry.key);
             match &value[&entry.key] {
                 Json::Null | Json::Bool(false) => {}
-                _ if schema::OPTIONS_NOT_BUILT_IN.contains(&entry.key.as_str()) => {
-                    self.not_built_in(&entry.origin, &path, &entry.key);
-                }
                 Json::String(word) if schema::WORDS_NOT_BUILT_IN.contains(&(entry.key.as_str(), word)) => {
                     self.not_built_in(&entry.node.origin, &path, &format!("{}: {word}", entry.key));
                 }

@@ -238,8 +238,8 @@ pub struct StreamOptions {
     pub mask: Option<BTreeMap<String, Mask>>,
     /// Checks on the rows: a list of maps such as `{column: id, not_null: true, on_fail: fail}`.
     pub checks: Option<Vec<CheckOptions>>,
-    /// How old the table may be. Not built in yet.
-    pub sla: Option<Json>,
+    /// How old the table may be: `2h`. `ingest check` warns when the last run that brought it up to date ended longer ago.
+    pub sla: Option<Span>,
     /// How long rows are kept, by `ingest maintain`: `3y`, `18mo`, `90d`, `forever`, or `{after: 10y, by: paid_at}` with the
     /// column that says how old a row is. Default: what `policies.retention` says of the classes of the columns, by
     /// `_ingested_at`.

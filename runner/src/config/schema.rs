@@ -11,8 +11,6 @@ use crate::registry::Registry;
 
 /// Keys of a source that are the runner's; all others are its connector's.
 pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
-/// Stream options that exist in the design and are refused until they are built.
-pub const OPTIONS_NOT_BUILT_IN: [&str; 1] = ["sla"];
 /// Values of stream options that are refused until they are built.
 pub const WORDS_NOT_BUILT_IN: [(&str, &str); 1] = [("mode", "cdc")];
 /// Below this, not even one batch and one open file fit.

@@ -31,8 +31,8 @@ struct Shop {
     project: Project,
     seed: u64,
     model: BTreeMap<i64, Held>,
-    /// Every value that a key has had, one after another.
-    history: BTreeMap<i64, Vec<Held>>,
+    /// Every value that a key has had, one after another, with the file that it came in: that is a column too.
+    history: BTreeMap<i64, Vec<(Held, (usize, usize))>>,
 }
 
 impl Shop {
@@ -65,8 +65,9 @@ impl Shop {
                 let (id, held) = self.row(batch, batch >= WIDER);
                 line(&mut text, id, &held);
                 let history = self.history.entry(id).or_default();
-                if history.last() != Some(&held) {
-                    history.push(held.clone());
+                let version = (held.clone(), (batch, part));
+                if history.last() != Some(&version) {
+                    history.push(version);
                 }
                 self.model.insert(id, held);
             }
@@ -198,7 +199,11 @@ fn assert_versions(shop: &Shop, rows: &[Map<String, Value>], context: &str) {
     for (id, versions) in &mut found {
         versions.sort();
         let values: Vec<&Held> = versions.iter().map(|(.., held)| held).collect();
-        assert_eq!(values, shop.history[id].iter().collect::<Vec<_>>(), "{context}: id {id}: {versions:?}");
+        assert_eq!(
+            values,
+            shop.history[id].iter().map(|(held, _)| held).collect::<Vec<_>>(),
+            "{context}: id {id}: {versions:?}"
+        );
         for pair in versions.windows(2) {
             assert_eq!(pair[0].1.as_ref(), Some(&pair[1].0), "{context}: id {id} has a gap: {versions:?}");
         }

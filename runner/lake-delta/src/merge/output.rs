@@ -20,6 +20,7 @@ use super::fates::{At, Chain, Fates, Patch, SourceFate, TableFate};
 use super::history::times;
 use super::scene::{Made, Scene, row_number};
 use crate::action::Add;
+use crate::cluster::Ends;
 use crate::read::scan_selected;
 use crate::rewrite::write_all;
 
@@ -76,6 +77,13 @@ async fn rewrite(scene: &Scene, fates: Vec<TableFate>, made: &mut Made) -> Resul
     made.figures.files_touched = made.removed.len() as u64;
     if stay.is_empty() {
         return Ok(());
+    }
+    // In the order of their keys, so that files which lie apart by key still do when they are written again.
+    if let Some(ends) = Ends::of(&scene.schema, &scene.merge.key, &scene.partition_by)? {
+        let placed = stay.into_iter().map(|(file, fate)| Ok((ends.in_file(&file)?, file, fate)));
+        let mut placed = placed.collect::<Result<Vec<_>>>()?;
+        placed.sort_by(|a, b| (&a.0, &a.1.path).cmp(&(&b.0, &b.1.path)));
+        stay = placed.into_iter().map(|(_, file, fate)| (file, fate)).collect();
     }
     let rows = futures::stream::iter(stay)
         .then(|(file, fate)| async move { Ok::<_, Error>((scene.scan(&file, &scene.schema).await?, fate)) })
