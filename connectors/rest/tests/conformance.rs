@@ -39,6 +39,24 @@ fn hits<A: Api>(server: &Arc<StandIn<A>>) -> impl Fn() -> u64 + Send + Sync + us
     move || server.hits() as u64
 }
 
+/// A hook that changes what a stand-in has.
+fn hook<A: Api>(server: &Arc<StandIn<A>>, change: fn(&mut A)) -> impl Fn() -> Ready<()> + Send + Sync + use<A> {
+    let server = server.clone();
+    move || {
+        change(&mut server.state());
+        ready(())
+    }
+}
+
+/// The connector with a manifest, before a stand-in that can fail.
+fn subject<A: Api>(server: &Arc<StandIn<A>>, config: Json) -> Subject {
+    Subject::new(Builtin::<Rest>::new(), config).secret(CANARY).resumes(10).counterpart(COUNTERPART).outage(
+        act(server, StandIn::breaks),
+        act(server, StandIn::works),
+        hits(server),
+    )
+}
+
 const COUNTERPART: &str =
     "three manifests of `examples/rest`, each against a stand-in of ours; the table shows the shop's";
 const NO_EMPTY_STREAM: &str = "shown with the stand-in of HubSpot";
@@ -62,14 +80,7 @@ async fn stand_in_github_conforms() {
             async move { rows }
         }
     };
-    let hook = |change: fn(&mut GitHub)| {
-        let server = server.clone();
-        move || {
-            change(&mut server.state());
-            async {}
-        }
-    };
-    let change = hook(|api| {
+    let change = hook(&server, |api| {
         let now = api.now;
         api.add_issue("repo 3/ü", now, 0);
         api.touch(5);
@@ -79,21 +90,17 @@ async fn stand_in_github_conforms() {
         api.add_issue(&name, now - 50_000, 0);
         api.now += 100;
     });
-    let late = hook(|api| {
+    let late = hook(&server, |api| {
         let now = api.now;
         api.add_issue("repo 4/ü", now, 40);
         api.now += 30;
     });
-    let subject = Subject::new(Builtin::<Rest>::new(), config.clone())
-        .secret(CANARY)
+    let subject = subject(&server, config.clone())
         .secret("canary-but-wrong")
         .refused("a wrong token", with_secret(config, "token"), ErrorKind::Unauthenticated)
         .truth(truth)
         .change(change)
-        .late(late, hook(|api| api.now += 100))
-        .resumes(10)
-        .counterpart(COUNTERPART)
-        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
+        .late(late, hook(&server, |api| api.now += 100))
         .skip("R10", NO_EMPTY_STREAM);
     conformance::run(subject).await.assert_passed();
 }
@@ -114,17 +121,13 @@ async fn stand_in_hubspot_conforms() {
             async move { rows }
         }
     };
-    let subject = Subject::new(Builtin::<Rest>::new(), config.clone())
-        .secret(CANARY)
+    let subject = subject(&server, config.clone())
         .secret("canary-app-secret")
         .secret("access-1")
         .refused("a wrong refresh token", with_secret(config, "refresh_token"), ErrorKind::Unauthenticated)
         .truth(truth)
         .change(|| async {})
         .empty("contacts_archived")
-        .resumes(10)
-        .counterpart(COUNTERPART)
-        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
         .skip("D03", "the manifest has full reads alone, and the connector claims both modes")
         .skip("I06", NO_LATE_ROWS);
     conformance::run(subject).await.assert_passed();
@@ -153,14 +156,7 @@ async fn stand_in_shop_conforms() {
             async move { rows }
         }
     };
-    let hook = |change: fn(&mut Shop)| {
-        let server = server.clone();
-        move || {
-            change(&mut server.state());
-            async {}
-        }
-    };
-    let change = hook(|api| {
+    let change = hook(&server, |api| {
         let now = api.now;
         api.order(now, 2);
         api.event(now);
@@ -168,22 +164,18 @@ async fn stand_in_shop_conforms() {
         (first.modified, first.status) = (now, format!("changed {now}"));
         api.now += 100;
     });
-    let late = hook(|api| {
+    let late = hook(&server, |api| {
         let now = api.now;
         let id = api.order(now, 1);
         api.orders.get_mut(&id).unwrap().visible = now + 25;
         api.now += 20;
     });
-    let subject = Subject::new(Builtin::<Rest>::new(), config.clone())
-        .secret(CANARY)
+    let subject = subject(&server, config.clone())
         .secret("canary-but-wrong")
         .refused("a wrong key", with_secret(config, "api_key"), ErrorKind::Unauthenticated)
         .truth(truth)
         .change(change)
-        .late(late, hook(|api| api.now += 100))
-        .resumes(10)
-        .counterpart(COUNTERPART)
-        .outage(act(&server, StandIn::breaks), act(&server, StandIn::works), hits(&server))
+        .late(late, hook(&server, |api| api.now += 100))
         .skip("R10", NO_EMPTY_STREAM);
     conformance::run(subject).await.assert_documented(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md"));
 }

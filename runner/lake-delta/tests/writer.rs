@@ -9,9 +9,10 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Fields};
 use futures::TryStreamExt;
 use ingest_core::ErrorKind;
-use ingest_core::lake::{Commit, Compression, DataWriter, Table, TableFormat, WriterOptions};
+use ingest_core::lake::{Commit, Compression, DataFile, DataWriter, Table, TableFormat, WriterOptions};
 use ingest_testkit::store::{Fault, FaultStore, Operation};
 use object_store::ObjectStore;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -89,6 +90,34 @@ async fn memory_stays_near_what_was_asked_for() {
     .await;
     // The encoder's share, and what is on its way to the store: 4 chunks of 1 MiB and 3 parts of 8 MiB.
     assert!(largest < (2 << 20) + (2 << 20) + (29 << 20), "{largest} bytes");
+}
+
+#[tokio::test]
+async fn only_columns_whose_values_repeat_have_a_dictionary() {
+    let folder = tempfile::tempdir().unwrap();
+    let table_format = local(&folder);
+    let mut few: Vec<Option<i64>> = (0..10_000).map(|n| Some(n * 7919 % 1_000)).collect();
+    few[1] = None;
+    let ids = noise(10_000, 7);
+    let batch = nullable(vec![
+        ("id", Arc::clone(ids.column(0))),
+        ("few", Arc::new(Int64Array::from(few))),
+        ("a.name", Arc::clone(ids.column(1))),
+        ("nothing", Arc::new(StringArray::from(vec![None::<&str>; 10_000]))),
+        ("state", Arc::new((0..10_000).map(|n| Some(["open", "paid"][n % 2])).collect::<StringArray>())),
+    ]);
+    let table = table_format.create(FOLDER, &definition(batch.schema(), &[])).await.unwrap();
+    let files = write(table.as_ref(), vec![batch.clone(), batch]).await;
+    let with_dictionary = |file: &DataFile| -> Vec<String> {
+        let file = std::fs::File::open(folder.path().join(FOLDER).join(&file.path)).unwrap();
+        let footer = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let columns = footer.metadata().row_group(0).columns().iter();
+        columns.filter(|c| c.dictionary_page_offset().is_some()).map(|c| c.column_path().string()).collect()
+    };
+    assert_eq!(with_dictionary(&files[0]), ["few", "nothing", "state"]);
+    // A few rows foretell nothing.
+    let files = write(table.as_ref(), vec![noise(100, 1)]).await;
+    assert_eq!(with_dictionary(&files[0]), ["id", "name"]);
 }
 
 #[tokio::test]

@@ -69,10 +69,6 @@ async fn a_plug_in_passes_the_suite_as_the_connector_does() {
         let Some(path) = path else { continue };
         let subject = Subject::new(Executable::at(&path).expect("a plug-in"), config)
             .refused("a wrong password", json!({"password": "sesame"}), ErrorKind::Unauthenticated)
-            .skip(
-                "I01",
-                "the suite reads a feed before the plan's own positions hold; the feed test above reads it twice",
-            )
             .skip_what_is_not_given(
                 "the source is arithmetic: nobody changes it, and it has no server that could fail",
             );

@@ -1,5 +1,6 @@
 //! Writes data files: Parquet, encoded on the caller's thread while the bytes are on their way.
 
+mod dictionary;
 mod partition;
 mod sink;
 mod stats;
@@ -103,7 +104,7 @@ impl Writer {
             if self.open.len() >= OPEN_FILES {
                 self.close_where(|files| largest(files, OpenFile::bytes))?;
             }
-            let file = self.open_file(&partition)?;
+            let file = self.open_file(&partition, batch)?;
             self.open.insert(partition.clone(), file);
         }
         let file = self.open.get_mut(&partition).ok_or_else(|| Error::unexpected("a data file is not open"))?;
@@ -117,12 +118,14 @@ impl Writer {
         Ok(())
     }
 
-    fn open_file(&self, partition: &Partition) -> Result<OpenFile> {
+    /// Opens a file for a batch, and those that come after it.
+    fn open_file(&self, partition: &Partition, first: &RecordBatch) -> Result<OpenFile> {
         let name = format!("{}{}.parquet", partition::folder(&self.target.partition_by, partition), Uuid::now_v7());
         let path = Path::parse(format!("{}/{name}", self.target.folder))
             .map_err(|e| Error::unexpected("a data file's name cannot be used").caused_by(e))?;
+        let properties = dictionary::choose(self.properties.clone().into_builder(), first)?.build();
         let sink = Sink::open(&self.target.lake, &path, &self.options.runtime)?;
-        let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let parquet = ArrowWriter::try_new_with_options(sink, self.file_schema.clone(), options)
             .map_err(|e| Error::unexpected("cannot begin a Parquet file").caused_by(e))?;
         // The log holds URLs: what stands for itself in the name is spelled once more.
