@@ -35,6 +35,7 @@ mod report;
 pub mod server;
 mod specification;
 mod suite;
+pub mod tables;
 mod watched;
 mod yaml;
 

@@ -4,6 +4,7 @@
 
 mod append;
 mod erase;
+mod conformance;
 mod evolution;
 mod faults;
 mod history;
