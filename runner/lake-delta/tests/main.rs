@@ -3,8 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod append;
-mod erase;
 mod conformance;
+mod erase;
 mod evolution;
 mod faults;
 mod history;
