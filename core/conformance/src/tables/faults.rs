@@ -216,6 +216,8 @@ async fn maintenance(bench: &Bench) -> Checked {
         staged: Arc::new(staged.iter().map(|file| file.path.clone()).collect()),
         memory_bytes: 8 << 20,
         compression: Compression::Zstd,
+        expire: Vec::new(),
+        cluster_by: vec!["id".into()],
         dry_run: true,
     };
     let all = orders(0..COMMITS * 10, "row")?;
