@@ -43,6 +43,7 @@ pub enum Ended {
 #[derive(Default)]
 pub struct Lake {
     version: u32,
+    batch_bytes: usize,
     tables: BTreeMap<StreamName, Table>,
     open: Option<Plan<Json, Stored>>,
     done: BTreeSet<SliceId>,
@@ -64,7 +65,14 @@ struct Table {
 impl Lake {
     /// No tables. `version` is the connector's `state_version`.
     pub fn new(version: u32) -> Self {
-        Self { version, ..Self::default() }
+        Self { version, batch_bytes: 8 << 20, ..Self::default() }
+    }
+
+    /// Wants batches of so many bytes.
+    #[must_use]
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
     }
 
     /// Reads streams until nothing more is planned.
@@ -288,7 +296,7 @@ impl RawOut for Sink<'_> {
     }
 
     fn batch_bytes(&self) -> usize {
-        8 << 20
+        self.lake.batch_bytes
     }
 
     fn follow(&self) -> bool {

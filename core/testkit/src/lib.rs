@@ -19,6 +19,7 @@
 //! | [`python`] | second readers of Delta tables |
 //! | [`s3`] | an S3 server |
 //! | [`salesforce`] | a stand-in for Salesforce |
+//! | [`shopify`] | a stand-in for Shopify |
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
@@ -39,6 +40,7 @@ pub mod proxy;
 pub mod python;
 pub mod s3;
 pub mod salesforce;
+pub mod shopify;
 pub mod source;
 pub mod store;
 pub mod stripe;
