@@ -32,6 +32,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_rest::Rest>();
         #[cfg(feature = "salesforce")]
         let registry = registry.with::<ingest_connector_salesforce::Salesforce>();
+        #[cfg(feature = "shopify")]
+        let registry = registry.with::<ingest_connector_shopify::Shopify>();
         #[cfg(feature = "stripe")]
         let registry = registry.with::<ingest_connector_stripe::Stripe>();
         registry
