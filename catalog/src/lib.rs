@@ -7,6 +7,8 @@
 //! _ingest/feeds/<source>/<feed>/<k>.json                what every table of a change feed holds
 //! _ingest/leases/<source>/<stream>/<k>.json             who works on a stream
 //! _ingest/streams/<source>/<stream>/<k>.json            schema history
+//! _ingest/schedules/<source>/<job>/<k>.json             what `ingest serve` has done of a schedule
+//! _ingest/limits/<bucket>/<window>/<k>.json             requests that a process may make, of a rate that many share
 //! _ingest/runs/<start>-<run id>.json                    run history
 //! _ingest/forgotten/<start>-<run id>.json               receipts of `ingest forget`
 //! _ingest/verified/<start>-<run id>.json                receipts of `ingest verify`
@@ -20,10 +22,12 @@ mod documents;
 mod feed;
 mod forgotten;
 mod lease;
+mod limit;
 mod part;
 mod plan;
 mod ranges;
 mod run;
+mod schedule;
 mod stream;
 mod verified;
 
@@ -32,9 +36,11 @@ pub use documents::{Created, Documents, FORMAT};
 pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
 pub use forgotten::{ForgetDocument, ForgottenTable};
 pub use lease::{Holder, Lease};
+pub use limit::Limits;
 pub use part::PartDocument;
 pub use plan::{Parts, PlanDocument, PlannedStream, plan_path};
 pub use ranges::Ranges;
-pub use run::{RunDocument, RunStream, list_runs, run_path};
+pub use run::{RunDocument, RunStream, find_runs, list_runs, run_path};
+pub use schedule::{Ended, ScheduleDocument, Taken};
 pub use stream::{CURSOR, ColumnDocument, MASK_KEY, StreamDocument, latest_stream, record_stream};
 pub use verified::{Compared, ComparedColumn, VerifiedStream, VerifyDocument};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Created, Documents, FORMAT, Ranges};
 
-/// Documents that are read at once.
-const READ_AT_ONCE: usize = 16;
+/// Documents that are read or removed at once: a plan may have ten thousand parts.
+const AT_ONCE: usize = 64;
 
 /// What one process has staged of a part, for one stream. Documents of a part are numbered from 1; create-if-absent of the
 /// next number is the fence between two processes that work on the same part (invariant `parts_stage`).
@@ -116,15 +116,14 @@ impl PartDocument {
             document
                 .ok_or_else(|| Error::new(ErrorKind::CheckpointInvalid, "a part of a plan is gone").with("path", path))
         });
-        futures::stream::iter(read).buffered(READ_AT_ONCE).try_collect().await
+        futures::stream::iter(read).buffered(AT_ONCE).try_collect().await
     }
 
     /// Removes the documents of a plan that a stream has closed.
     pub async fn sweep(documents: &Documents, plan: &str, stream: &str) -> Result<()> {
-        for path in paths(documents, plan, stream).await? {
-            documents.delete(&path).await?;
-        }
-        Ok(())
+        let paths = paths(documents, plan, stream).await?;
+        let gone = paths.into_iter().map(|path| async move { documents.delete(&path).await });
+        futures::stream::iter(gone).buffer_unordered(AT_ONCE).try_collect().await
     }
 }
 

@@ -73,3 +73,14 @@ pub async fn list_runs(documents: &Documents, limit: usize) -> Result<Vec<RunDoc
     }
     Ok(runs)
 }
+
+/// All documents of a run: more than one where a run was made again under the same id.
+pub async fn find_runs(documents: &Documents, run_id: &str) -> Result<Vec<RunDocument>> {
+    let end = format!("-{}", ingest_core::table_name(run_id));
+    let mut runs = Vec::new();
+    for name in documents.list("_ingest/runs").await?.iter().filter(|name| name.ends_with(&end)) {
+        let document: Option<RunDocument> = documents.get(&format!("_ingest/runs/{name}.json")).await?;
+        runs.extend(document.filter(|document| document.run_id == run_id));
+    }
+    Ok(runs)
+}

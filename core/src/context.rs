@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,10 +58,33 @@ impl Clock for SystemClock {
     }
 }
 
-/// Token buckets by name, shared by all slices of a process: `stripe/acct_1/charges`.
+/// Token buckets by name, shared by all slices of a process: `stripe/acct_1/charges`. With [`Limiter::share`] their rates also
+/// hold over all processes that share them.
 #[derive(Clone, Default)]
 pub struct Limiter {
     buckets: Arc<Mutex<HashMap<String, Bucket>>>,
+    grants: Arc<OnceLock<Arc<dyn Grants>>>,
+    held: Arc<Mutex<HashMap<String, Held>>>,
+}
+
+/// What a process still has of a bucket that it shares; whoever asks for more holds the lock.
+type Held = Arc<tokio::sync::Mutex<Option<Grant>>>;
+
+/// Deals out the rate of a bucket to the processes that share it.
+#[async_trait]
+pub trait Grants: Send + Sync {
+    /// Waits until this process may do something again, and says how often. Called again when that is used up or over, by one
+    /// task at a time for each bucket.
+    async fn grant(&self, bucket: &str, rate: Rate) -> Result<Grant>;
+}
+
+/// What a process may do of a rate that it shares.
+#[derive(Debug, Clone, Copy)]
+pub struct Grant {
+    /// So often.
+    pub times: u32,
+    /// Until then.
+    pub until: Instant,
 }
 
 /// How often something may be done.
@@ -85,12 +109,40 @@ impl Limiter {
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) when `cancel` fires first.
     pub async fn acquire(&self, name: &str, rate: Rate, cancel: &CancellationToken) -> Result<()> {
         let wait = self.reserve(name, rate);
-        if wait.is_zero() {
+        if wait.is_zero() && self.grants.get().is_none() {
             return Ok(());
         }
+        let turn = async {
+            tokio::time::sleep(wait).await;
+            match self.grants.get() {
+                Some(grants) => self.granted(grants.as_ref(), name, rate).await,
+                None => Ok(()),
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(wait) => Ok(()),
+            turn = turn => turn,
             () = cancel.cancelled() => Err(Error::cancelled()),
+        }
+    }
+
+    /// From here on, rates are shared with other processes. The first one to be named stays.
+    pub fn share(&self, grants: Arc<dyn Grants>) {
+        drop(self.grants.set(grants));
+    }
+
+    /// Takes one of what is granted to this process, asking for more where it is used up.
+    async fn granted(&self, grants: &dyn Grants, name: &str, rate: Rate) -> Result<()> {
+        let held = {
+            let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Arc::clone(held.entry(name.to_owned()).or_default())
+        };
+        let mut held = held.lock().await;
+        loop {
+            if let Some(grant) = held.as_mut().filter(|grant| grant.times > 0 && grant.until > Instant::now()) {
+                grant.times -= 1;
+                return Ok(());
+            }
+            *held = Some(grants.grant(name, rate).await?);
         }
     }
 

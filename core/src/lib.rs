@@ -35,7 +35,7 @@ mod source;
 mod stream;
 
 pub use connector::{Capabilities, Connector, Deletes, Replay, Spec};
-pub use context::{Clock, Context, Limiter, Rate, SystemClock};
+pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, SystemClock};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use names::{StreamName, nearest, table_name};
 pub use out::{BadRecord, Event, Out, RawOut, Region, memory_of, store};
