@@ -1,7 +1,15 @@
 //! What a run tells while it works: one value per event, rendered by the command line as bars, lines or JSON.
 
-use ingest_core::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ingest_core::config::Span;
+use ingest_core::{Error, ErrorKind, Json, JsonSchema};
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
 
 use crate::policy::CheckReport;
 
@@ -18,8 +26,84 @@ impl Observer for Silent {
     fn event(&self, _: &Event) {}
 }
 
+/// Passes the events of a run on, tells heartbeats while there are none, and knows whether the run's own time is over.
+pub struct Beating {
+    inner: Arc<dyn Observer>,
+    told: Mutex<Instant>,
+    limit_reached: AtomicBool,
+}
+
+impl Beating {
+    /// A heartbeat is told after so much silence, and again after as much.
+    const EVERY: Duration = Duration::from_secs(10);
+
+    /// Over another observer.
+    pub fn over(inner: Arc<dyn Observer>) -> Self {
+        Self { inner, told: Mutex::new(Instant::now()), limit_reached: AtomicBool::new(false) }
+    }
+
+    /// The run is about to be stopped because its time is over.
+    pub fn reach_limit(&self, limit: Duration) {
+        self.limit_reached.store(true, Ordering::Release);
+        let message = format!("the time limit of {} is reached: what is whole is committed", Span(limit));
+        self.event(&Event::Warning { stream: None, message });
+    }
+
+    /// Whether [`Beating::reach_limit`] was called.
+    pub fn is_limit_reached(&self) -> bool {
+        self.limit_reached.load(Ordering::Acquire)
+    }
+
+    /// Tells heartbeats for ever.
+    pub async fn beat(&self) -> std::convert::Infallible {
+        loop {
+            let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let silent = told.elapsed();
+            let beats = u32::try_from(silent.as_secs() / Self::EVERY.as_secs()).unwrap_or(u32::MAX);
+            if beats > 0 {
+                self.inner.event(&Event::Heartbeat { idle_seconds: silent.as_secs() });
+            }
+            tokio::time::sleep_until(told + Self::EVERY.saturating_mul(beats.saturating_add(1))).await;
+        }
+    }
+}
+
+impl Observer for Beating {
+    fn event(&self, event: &Event) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        match event {
+            Event::StreamFinished(report) if self.is_limit_reached() => {
+                let mut report = report.clone();
+                report.excuse();
+                self.inner.event(&Event::StreamFinished(report));
+            }
+            event => self.inner.event(event),
+        }
+    }
+}
+
+/// The JSON Schema of a line of `--progress json`.
+pub fn schema() -> Json {
+    let written = SchemaSettings::draft2020_12().for_serialize();
+    let mut schema = Json::from(written.into_generator().into_root_schema_for::<Event>());
+    let about = "One line of `ingest run --progress json`. Later versions may add types and fields: pass over what you do not know.";
+    let envelope = json!({
+        "type": {"type": "string", "description": "What happened."},
+        "time": {"type": "string", "format": "date-time", "description": "When, by the clock of the machine: RFC 3339, UTC."},
+        "run_id": {"type": "string", "description": "The run: `--run-id`, or one that was made up."},
+    });
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("title".into(), "Events of ingest".into());
+        object.insert("description".into(), about.into());
+        object.insert("type".into(), "object".into());
+        object.insert("properties".into(), envelope);
+        object.insert("required".into(), json!(["type", "time", "run_id"]));
+    }
+    schema
+}
+
 /// What happened. `--progress json` prints it with `type`, `time` (RFC 3339) and `run_id` in front.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// The configuration was read and the source is being opened.
@@ -87,9 +171,9 @@ pub enum Event {
     },
     /// A stream is done or has failed.
     StreamFinished(StreamReport),
-    /// Nothing happened for a while; the run is alive.
+    /// Nothing was told for a while; the run is alive. Every ten seconds.
     Heartbeat {
-        /// Seconds since the last row, mark or commit.
+        /// Seconds since the last other event.
         idle_seconds: u64,
     },
     /// The last event.
@@ -97,7 +181,7 @@ pub enum Event {
 }
 
 /// The figures of a stream.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct StreamReport {
     /// The stream.
     pub stream: String,
@@ -129,6 +213,9 @@ pub struct StreamReport {
     pub duration_ms: u64,
     /// Something was left for the next run.
     pub partial: bool,
+    /// Slices of a shared plan that are not finished yet, so that it could not be closed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_slices: Vec<u32>,
     /// What checks have found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckReport>,
@@ -137,8 +224,16 @@ pub struct StreamReport {
     pub error: Option<ErrorReport>,
 }
 
+impl StreamReport {
+    /// To be stopped by one's own time limit is no failure: the rest is for the next run.
+    pub fn excuse(&mut self) {
+        let stopped = self.error.take_if(|error| error.exit_code == ErrorKind::Cancelled.exit_code());
+        self.partial |= stopped.is_some();
+    }
+}
+
 /// What the merges of a stream cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct MergeReport {
     /// Rows that were inserted, updated, closed or deleted.
     pub rows_changed: u64,
@@ -153,7 +248,7 @@ pub struct MergeReport {
 }
 
 /// The figures of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct RunReport {
     /// The run. Left out in JSON: every event carries it.
     #[serde(skip)]
@@ -182,7 +277,7 @@ pub struct RunReport {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Everything is in the lake.
@@ -201,7 +296,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// An error as JSON and text show it: `{kind, message, hint, context}`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ErrorReport {
     /// The kind, e.g. `Unavailable`.
     pub kind: String,
@@ -232,5 +327,44 @@ impl From<&Error> for ErrorReport {
             context: error.context().iter().map(|(k, v)| ((*k).to_owned(), v.clone().into())).collect(),
             exit_code: error.kind().exit_code(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Event>>);
+
+    impl Observer for Heard {
+        fn event(&self, event: &Event) {
+            self.0.lock().expect("no panic").push(event.clone());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_run_tells_every_ten_seconds_that_it_lives() {
+        let heard = Arc::new(Heard::default());
+        let beating = Beating::over(Arc::clone(&heard) as Arc<dyn Observer>);
+        let silence = tokio::time::sleep(Duration::from_secs(35));
+        tokio::select! {
+            never = beating.beat() => match never {},
+            () = silence => {}
+        }
+        beating.event(&Event::Warning { stream: None, message: "something".into() });
+        tokio::select! {
+            never = beating.beat() => match never {},
+            () = tokio::time::sleep(Duration::from_secs(15)) => {}
+        }
+        let heard = heard.0.lock().expect("no panic");
+        let beats: Vec<u64> = heard
+            .iter()
+            .filter_map(|event| match event {
+                Event::Heartbeat { idle_seconds } => Some(*idle_seconds),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(beats, [10, 20, 30, 10]);
     }
 }

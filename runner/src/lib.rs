@@ -12,6 +12,7 @@ pub mod policy;
 pub mod registry;
 pub mod rows;
 pub mod run;
+pub mod serve;
 pub mod session;
 pub mod state;
 pub mod verify;

@@ -65,6 +65,8 @@ pub struct Session {
     pub run_id: String,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// The rates of the source's account.
+    pub limiter: Limiter,
     /// Fires when the run shall end.
     pub cancel: CancellationToken,
     /// Holds the folder of temporary files; dropping it removes them.
@@ -107,12 +109,13 @@ impl Session {
             .prefix(&format!("{TEMP_PREFIX}{}-", std::process::id()))
             .tempdir()
             .map_err(|e| ingest_core::Error::unexpected("cannot make a folder for temporary files").caused_by(e))?;
+        let limiter = Limiter::default();
         let context = Context {
             source: name.to_owned(),
             run_id: run_id.clone(),
             clock: Arc::clone(&clock),
             cancel: cancel.clone(),
-            limiter: Limiter::default(),
+            limiter: limiter.clone(),
             temp_dir: temp_dir.path().to_owned(),
         };
         let source = factory.open(source_config.fields.clone(), context).await?;
@@ -124,6 +127,7 @@ impl Session {
             memory: config.memory.0,
             run_id,
             clock,
+            limiter,
             cancel,
             _temp_dir: temp_dir,
         })

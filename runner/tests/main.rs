@@ -9,3 +9,4 @@ mod parts;
 mod pipeline;
 mod plugin;
 mod policy;
+mod serve;

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod events;
 mod forget;
 mod intervals;
 mod late_rows;
 mod merge;
 mod network;
+mod orchestration;
 mod policies;
 mod rest;
 mod sample_database;

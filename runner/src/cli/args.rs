@@ -192,7 +192,8 @@ SIGINT or SIGTERM stops within 10 seconds with all commits whole (exit 130); a s
     /// Show the configuration that holds, or its JSON Schema
     #[command(after_help = "Examples:
   ingest config show --origin
-  ingest config schema > ingest.schema.json")]
+  ingest config schema > ingest.schema.json
+  ingest config schema --events            what a line of `run --progress json` may be")]
     Config(ConfigArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
@@ -223,9 +224,15 @@ Every failure is shown with what was sent, what came, and what the contract says
     /// Refused: not built in yet.
     #[command(hide = true, disable_help_flag = true)]
     Query(Rest),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Serve(Rest),
+    /// Start what is due by the schedules of ingest.yaml, until it is stopped
+    #[command(after_help = "Examples:
+  ingest serve
+  ingest serve --at-once 8 --progress json
+  ingest serve --dry-run           what is due when; nothing is started
+
+Start it on two machines and one of them leads; the other takes over within a minute. SIGHUP reads the configuration
+again. SIGINT or SIGTERM stops the runs with all commits whole; what was due is run for when it is started again.")]
+    Serve(ServeArgs),
     /// Compare a source with its tables: counts, hashes of keys, checksums of columns
     #[command(after_help = "Examples:
   ingest verify --source shop_db

@@ -11,7 +11,8 @@ use crate::config::{Loaded, Origin, join, masked, schema};
 /// Runs the verb.
 pub fn run(app: &App, verb: &ConfigVerb) -> Outcome {
     match verb {
-        ConfigVerb::Schema => print_json(&schema::whole(&app.registry))?,
+        ConfigVerb::Schema { events: true } => print_json(&crate::events::schema())?,
+        ConfigVerb::Schema { events: false } => print_json(&schema::whole(&app.registry))?,
         ConfigVerb::Show { origin } => {
             let mut options = app.load_options(None);
             options.lenient = true;

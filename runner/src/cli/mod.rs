@@ -14,6 +14,7 @@ mod logging;
 mod maintain;
 mod new;
 mod output;
+mod pipes;
 mod plan;
 mod preview;
 mod progress;
@@ -23,6 +24,7 @@ mod render;
 mod reveal;
 mod run;
 mod runs;
+mod serve;
 mod state;
 mod table;
 mod tables;
@@ -145,7 +147,7 @@ impl App {
             Verb::New(args) => new::run(&args.verb),
             Verb::Connector(args) => self.block_on(|_| connector::run(self, &args.verb)),
             Verb::Query(_) => refused::verb("query"),
-            Verb::Serve(_) => refused::verb("serve"),
+            Verb::Serve(args) => serve::run(self, args),
             Verb::Verify(args) => self.block_on(|cancel| verify::run(self, args, cancel)),
             Verb::Quarantine(args) => self.block_on(|cancel| quarantine::run(self, &args.verb, cancel)),
             Verb::Forget(args) => self.block_on(|_| forget::run(self, args)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow_schema::SchemaRef;
-use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, StreamName, WriteMode};
+use ingest_core::{CancellationToken, Error, Estimate, Intent, Json, Result, Slice, StreamName, WriteMode};
 use serde_json::json;
 
 use super::App;
@@ -39,9 +39,17 @@ async fn plan(app: &App, args: &PlanArgs, cancel: CancellationToken) -> Outcome 
     let selection = run::selection(&session.config, &asked);
     let found = run::discover(&session, &selection).await?;
     if let Some(path) = &args.output {
-        let targets = run::targets(&session.config, &session.spec, found, &asked)?;
-        let targets = targets.into_iter().map(|(name, target)| target.map_err(|error| error.with("stream", name)));
-        let plan = run::make_shared(&session, targets.collect::<Result<_>>()?, args.slices).await?;
+        let mut opened = Vec::new();
+        for (name, target) in run::targets(&session.config, &session.spec, found, &asked)? {
+            opened.push(open(&session, target.map_err(|error| error.with("stream", name))?).await?);
+        }
+        let targets = opened.iter().map(|(target, _)| target.clone()).collect();
+        let mut plan = run::make_shared(&session, targets, args.slices).await?;
+        for (target, committer) in &opened {
+            let found = plan.plans.iter().find(|plan| plan.streams.contains_key(&target.stream.name));
+            let (slices, more) = found.map_or((&[][..], false), |plan| (&plan.slices[..], plan.more));
+            plan.streams.push(as_json(&of_slices(&session, target, committer, slices, more)?));
+        }
         return write(app, path, &plan);
     }
     let mut codes = Vec::new();
@@ -81,13 +89,16 @@ fn write(app: &App, path: &Path, plan: &SharedPlan) -> Outcome {
     let mut text = serde_json::to_string_pretty(plan)
         .map_err(|error| Error::unexpected("a plan cannot be written as JSON").caused_by(error))?;
     text.push('\n');
-    std::fs::write(path, text).map_err(failed)?;
+    // Processes that wait for the file must never see a half of it.
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path)).map_err(failed)?;
     let slices: usize = plan.plans.iter().map(|plan| plan.slices.len()).sum();
     let streams: usize = plan.plans.iter().map(|plan| plan.streams.len()).sum();
     if app.global.json {
         let path = path.display().to_string();
         print_json(
-            &json!({"source": plan.source, "path": path, "parts": plan.parts, "slices": slices, "streams": streams}),
+            &json!({"source": plan.source, "path": path, "parts": plan.parts, "slices": slices, "streams": streams, "explained": plan.streams}),
         )?;
     } else {
         let last = plan.parts.saturating_sub(1);
@@ -132,23 +143,34 @@ async fn explain(session: &Session, members: Vec<(Target, Committer)>, slices: u
     let question = Ask { intent: Intent::Explain, min_slices: slices, interval: None };
     let plan = run::ask(session.source.as_ref(), session.clock.now_micros(), question, &planned).await?;
     for (target, committer) in &fresh {
-        let own: Vec<_> = plan.slices.iter().filter(|slice| slice.streams.contains(&target.stream.name)).collect();
-        let known = |each: fn(&Estimate) -> Option<u64>| -> Option<u64> {
-            let sum: Option<u64> = own.iter().map(|slice| each(&slice.estimate)).sum();
-            // No slice at all is nothing to do, which is known.
-            sum.or_else(|| each(&target.stream.estimate))
-        };
-        explained.push(Explained {
-            slices: own.len(),
-            done: 0,
-            estimate: Estimate { rows: known(|e| e.rows), bytes: known(|e| e.bytes), calls: known(|e| e.calls) },
-            changes: changes(session, target, committer.table().map(|table| table.schema())),
-            note: plan.more.then_some("more is planned when this is done"),
-            masks: target.values.masked_columns(&target.stream.schema)?,
-            target: target.clone(),
-        });
+        explained.push(of_slices(session, target, committer, &plan.slices, plan.more)?);
     }
     Ok(explained)
+}
+
+/// What the slices of a new plan mean for a stream.
+fn of_slices(
+    session: &Session,
+    target: &Target,
+    committer: &Committer,
+    slices: &[Slice<Json>],
+    more: bool,
+) -> Result<Explained> {
+    let own: Vec<_> = slices.iter().filter(|slice| slice.streams.contains(&target.stream.name)).collect();
+    let known = |each: fn(&Estimate) -> Option<u64>| -> Option<u64> {
+        let sum: Option<u64> = own.iter().map(|slice| each(&slice.estimate)).sum();
+        // No slice at all is nothing to do, which is known.
+        sum.or_else(|| each(&target.stream.estimate))
+    };
+    Ok(Explained {
+        slices: own.len(),
+        done: 0,
+        estimate: Estimate { rows: known(|e| e.rows), bytes: known(|e| e.bytes), calls: known(|e| e.calls) },
+        changes: changes(session, target, committer.table().map(|table| table.schema())),
+        note: more.then_some("more is planned when this is done"),
+        masks: target.values.masked_columns(&target.stream.schema)?,
+        target: target.clone(),
+    })
 }
 
 /// A plan that an earlier run has left open goes on.

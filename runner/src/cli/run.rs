@@ -9,6 +9,7 @@ use ingest_core::{CancellationToken, Error, ErrorKind};
 use super::App;
 use super::args::{ProgressMode, RunArgs};
 use super::output::{Outcome, Stop, note, print, wants_json};
+use super::pipes::with_pipes;
 use super::progress::{observer, print_failures, summary};
 use super::refused;
 use crate::config::{Config, public_url};
@@ -43,12 +44,13 @@ pub fn run(app: &App, args: &RunArgs) -> Outcome {
         limit: args.limit,
         interval,
         shared,
+        time_limit: args.timeout,
         stall_timeout: None,
     };
     let run_id = args.run_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
     // Where data is wanted as JSON, the data of a run are its events.
     let mode = if app.global.json && args.progress == ProgressMode::Auto { ProgressMode::Json } else { args.progress };
-    let observer = observer(mode, &run_id);
+    let observer = with_pipes(observer(mode, &run_id));
     app.with_runtime(|cancel| async {
         let report = watched(app, &config, &source, run_id, &options, Arc::clone(&observer), cancel).await;
         finish(app, mode, &report)
@@ -114,7 +116,10 @@ async fn watched(
         () = overdue => {
             let error = Error::new(ErrorKind::Cancelled, "the run did not stop in time and was broken off")
                 .hint("all commits are whole; the same command goes on from the last one");
-            let report = failed(source, &run_id, &error, started);
+            let mut report = failed(source, &run_id, &error, started);
+            if options.time_limit.is_some_and(|limit| started.elapsed() >= limit + GRACE) {
+                (report.outcome, report.exit_code) = (How::Partial, 4);
+            }
             observer.event(&Event::RunFinished(report.clone()));
             report
         }

@@ -369,12 +369,13 @@ impl Loader<'_> {
                 "streams" => source.streams = self.streams(&entry.node, &path),
                 "defaults" => source.defaults = self.options(&entry.node, &path),
                 "schedule" => {
-                    let value = self.walker.walk(&entry.node, &schema::text(), &path);
-                    source.schedule = value.as_str().map(str::to_owned);
+                    let value = self.walker.walk(&entry.node, &schema::schedule(), &path);
+                    source.schedule = serde_json::from_value(value).ok();
                 }
                 _ => {}
             }
         }
+        self.schedules(node, &source, &path);
         if let Some(spec) = spec {
             let fields = fields.into_iter().cloned().collect();
             // A key that is missing is reported where the source begins.
@@ -549,7 +550,7 @@ pub fn masked(loaded: &Loaded) -> Json {
         object.insert("connector".into(), source.connector.clone().into());
         object.extend(source.fields.as_object().cloned().unwrap_or_default());
         if let Some(schedule) = &source.schedule {
-            object.insert("schedule".into(), schedule.clone().into());
+            object.insert("schedule".into(), schema::as_json(schedule));
         }
         let defaults = without_nulls(schema::as_json(&source.defaults));
         if defaults.as_object().is_some_and(|d| !d.is_empty()) {
@@ -598,5 +599,6 @@ fn without_nulls(mut value: Json) -> Json {
 }
 
 mod policies;
+mod schedules;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ mod policies;
 mod problem;
 mod reference;
 mod retention;
+mod schedule;
 pub mod schema;
 mod validate;
 mod yaml;
@@ -24,6 +25,7 @@ pub use policies::{
 };
 pub use problem::{ConfigProblem, Origin, as_error};
 pub use retention::{Age, ClassRetention, Retention};
+pub use schedule::{Missed, Schedule, ScheduleOptions};
 pub use validate::{Facts, dereference, description, is_secret, join, types};
 pub use yaml::plain;
 
@@ -152,8 +154,8 @@ pub struct SourceConfig {
     pub streams: Vec<(String, StreamOptions)>,
     /// Options for every stream that does not say otherwise.
     pub defaults: StreamOptions,
-    /// When the source is due, for `ingest serve`: `hourly`, `daily`, a cron expression.
-    pub schedule: Option<String>,
+    /// When the source is due, for `ingest serve`.
+    pub schedule: Option<Schedule>,
     /// What holds for every source.
     pub common: Common,
 }
@@ -227,8 +229,8 @@ pub struct StreamOptions {
     pub filter: Option<String>,
     /// Partition columns of the table. Default: none.
     pub partition_by: Option<Vec<String>>,
-    /// When the stream is due, for `ingest serve`.
-    pub schedule: Option<String>,
+    /// When the stream is due, for `ingest serve`; left out, with its source. As the `schedule` of a source.
+    pub schedule: Option<Schedule>,
     /// What to do when the source's schema changes. Default: `evolve`.
     pub on_schema_change: Option<SchemaPolicy>,
     /// Data classes of columns, by name, path or glob: `pii`, `sensitive`, `restricted`; `none` where somebody has looked.

@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::{LakeConfig, Policies, StreamOptions};
+use super::{LakeConfig, Policies, Schedule, StreamOptions};
 use crate::registry::Registry;
 
 /// Keys of a source that are the runner's; all others are its connector's.
@@ -60,6 +60,11 @@ pub fn stream_options() -> Json {
 /// The schema of a text.
 pub fn text() -> Json {
     json!({"type": "string", "minLength": 1})
+}
+
+/// The schema of a source's `schedule`.
+pub fn schedule() -> Json {
+    of::<Schedule>()
 }
 
 /// The schema of a connector's own fields; unknown keys are refused even where its struct forgot to say so.
@@ -148,8 +153,11 @@ pub fn source(spec: &Spec, named: bool) -> Json {
             options.insert("description".into(), "Options for every stream that does not say otherwise.".into());
         }
         properties.insert("defaults".into(), options);
-        let about = "When the source is due, for `ingest serve`: `hourly`, `daily`, a cron expression.";
-        properties.insert("schedule".into(), json!({"type": "string", "description": about}));
+        let mut schedule = schedule();
+        if let Some(schedule) = schedule.as_object_mut() {
+            schedule.remove("$schema");
+        }
+        properties.insert("schedule".into(), schedule);
     }
     if named {
         let required = object.entry("required").or_insert_with(|| json!([]));

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ingest_catalog::{Documents, RunStream, list_runs};
-use ingest_core::{Error, ErrorKind, Result};
+use ingest_core::{Error, ErrorKind, JsonSchema, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Policy;
@@ -24,7 +24,7 @@ const MEDIAN_OF: usize = 10;
 const LEAST_RUNS: usize = 3;
 
 /// What a check has found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckReport {
     /// The check: `not_null(id)`.
     pub check: String,

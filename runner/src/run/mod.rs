@@ -22,6 +22,8 @@ mod planning;
 pub(crate) mod quarantine;
 mod round;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod target;
 mod vigil;
@@ -31,7 +33,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingest_catalog::{FORMAT, RunDocument, RunStream, run_path};
+use ingest_catalog::{FORMAT, Limits, RunDocument, RunStream, run_path};
 use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
 
 pub(crate) use merge::part_keyless;
@@ -42,7 +44,7 @@ pub use stream::conform_to;
 pub use target::{Target, selection, targets};
 pub(crate) use vigil::renew_leases;
 
-use crate::events::{ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
+use crate::events::{Beating, ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
 use crate::session::Session;
 
 /// What `ingest run` was asked for.
@@ -58,6 +60,8 @@ pub struct RunOptions {
     pub interval: Option<(i64, i64)>,
     /// A plan that several processes share.
     pub shared: Option<Share>,
+    /// Stop after this time with what is committed: the run is partial then.
+    pub time_limit: Option<Duration>,
     /// Give up when nothing moves for this long. Default 5 minutes.
     pub stall_timeout: Option<Duration>,
 }
@@ -77,8 +81,13 @@ pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Obse
     if let Err(error) = session.lake.documents.put(&path, &document).await {
         warn(observer.as_ref(), &format!("cannot write the run history: {error}"));
     }
-    let result = execute(session, options, &observer).await;
-    let report = report(session, result, started);
+    let beating = Arc::new(Beating::over(Arc::clone(&observer)));
+    let told: Arc<dyn Observer> = Arc::clone(&beating) as Arc<dyn Observer>;
+    let result = tokio::select! {
+        result = execute(session, options, &told) => result,
+        never = watch_over(session, options, &beating) => match never {},
+    };
+    let report = report(session, result, started, beating.is_limit_reached());
     finish_document(&mut document, &report, session);
     if let Err(error) = session.lake.documents.put(&path, &document).await {
         warn(observer.as_ref(), &format!("cannot write the run history: {error}"));
@@ -87,9 +96,28 @@ pub async fn run(session: &Session, options: &RunOptions, observer: Arc<dyn Obse
     report
 }
 
+/// Tells heartbeats, and stops the run when its time is over.
+async fn watch_over(session: &Session, options: &RunOptions, beating: &Beating) -> std::convert::Infallible {
+    let limit = async {
+        let Some(limit) = options.time_limit else { return };
+        tokio::time::sleep(limit).await;
+        if !session.cancel.is_cancelled() {
+            beating.reach_limit(limit);
+            session.cancel.cancel();
+        }
+    };
+    let ((), never) = tokio::join!(limit, beating.beat());
+    never
+}
+
 async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Observer>) -> Result<Vec<StreamReport>> {
     if let Some(share) = &options.shared {
         share.check(session)?;
+        if share.part.is_some() {
+            // Others read beside us, with the same account.
+            let (documents, clock) = (session.lake.documents.clone(), Arc::clone(&session.clock));
+            session.limiter.share(Arc::new(Limits::new(documents, clock, &uuid::Uuid::now_v7().simple().to_string())));
+        }
     }
     let selected = options.shared.as_ref().map_or_else(|| options.selection.clone(), Share::selection);
     let asked = selection(&session.config, &selected);
@@ -150,11 +178,15 @@ fn warn(observer: &dyn Observer, message: &str) {
     observer.event(&Event::Warning { stream: None, message: message.to_owned() });
 }
 
-fn report(session: &Session, result: Result<Vec<StreamReport>>, started: Instant) -> RunReport {
-    let (mut streams, error) = match result {
+fn report(session: &Session, result: Result<Vec<StreamReport>>, started: Instant, limit_reached: bool) -> RunReport {
+    let (mut streams, mut error) = match result {
         Ok(streams) => (streams, None),
         Err(error) => (Vec::new(), Some(ErrorReport::from(&error))),
     };
+    if limit_reached {
+        streams.iter_mut().for_each(StreamReport::excuse);
+        error.take_if(|error| error.exit_code == ErrorKind::Cancelled.exit_code());
+    }
     streams.sort_by(|a, b| a.stream.cmp(&b.stream));
     let mut codes: Vec<u8> = streams
         .iter()
@@ -162,7 +194,7 @@ fn report(session: &Session, result: Result<Vec<StreamReport>>, started: Instant
         .chain(error.iter().map(|error| error.exit_code))
         .collect();
     if session.cancel.is_cancelled() && codes.iter().all(|code| *code == 0) && !all_done(&streams) {
-        codes.push(130);
+        codes.push(if limit_reached { 4 } else { 130 });
     }
     let exit_code = [130, 1, 2, 3, 5, 6, 4].into_iter().find(|code| codes.contains(code)).unwrap_or(0);
     let outcome = match exit_code {

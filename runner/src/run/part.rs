@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow_schema::Schema;
-use ingest_catalog::{Documents, PartDocument, Ranges};
+use ingest_catalog::{Documents, PartDocument, Parts, Ranges};
 use ingest_core::lake::DataFile;
 use ingest_core::{Error, ErrorKind, Region, Result, SliceId, Stored};
 
@@ -91,8 +91,8 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// Reads the documents of all parts.
-    pub async fn read(documents: &Documents, plan: &str, stream: &str, slices: &[u32]) -> Result<Self> {
+    /// Reads the documents of all parts, and sees which of these slices are done.
+    pub async fn read(documents: &Documents, plan: &str, stream: &str, parts: Parts, slices: &[u32]) -> Result<Self> {
         let mut gathered = Self::default();
         let mut done: BTreeMap<u32, Ranges> = BTreeMap::new();
         for document in PartDocument::all(documents, plan, stream).await? {
@@ -111,7 +111,7 @@ impl Gathered {
             done.insert(document.part, document.done);
         }
         for slice in slices {
-            if done.values().any(|done| done.contains(*slice)) {
+            if done.get(&parts.part(*slice)).is_some_and(|done| done.contains(*slice)) {
                 gathered.done.insert(*slice);
             }
         }

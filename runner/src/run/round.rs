@@ -22,6 +22,7 @@ use super::lane::{Lanes, Remaining, settle};
 use super::part::PartLog;
 use super::planning::{Ask, OpenPlan, Planned, by_group, group_key, make};
 use super::quarantine::Quarantine;
+use super::shared::adopt;
 use super::stream::{Counters, Finished, Message, Scope, StreamShared, StreamTask, conform_to};
 use super::target::Target;
 use super::work::{Line, State, Work, count, fail, settled};
@@ -403,7 +404,7 @@ impl<'a> Rounds<'a> {
         let conform = conform_to(&self.author.format, &w.target, &w.target.stream.schema, table.as_ref(), seq)?;
         let definition = w.target.definition(&conform);
         if self.part().is_some() {
-            self.adopt_shared(w, &plan, &definition).await?;
+            adopt(w.committer_mut(), &self.author, &plan, &definition).await?;
         }
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();

@@ -10,15 +10,20 @@
 //! `plan_names_its_base`); the others find it adopted. A plan that is neither adopted nor adoptable is refused.
 
 use ingest_catalog::{FORMAT, Parts, PlanDocument};
-use ingest_core::{Error, ErrorKind, Intent, Result, Selection, Shape, StreamName};
+use ingest_core::lake::Definition;
+use ingest_core::{Error, ErrorKind, Intent, Json, Result, Selection, Shape, StreamName, WriteMode};
 use serde::{Deserialize, Serialize};
 
-use super::planning::{Ask, Planned, by_group, columns, document, group_key};
+use super::planning::{Ask, OpenPlan, Planned, by_group, columns, document, group_key};
 use super::retried;
 use super::target::Target;
-use crate::commit::{Committer, Floor, effective_positions};
+use crate::commit::{Author, Change, Committer, Floor, effective_positions};
 use crate::config::public_url;
+use crate::failpoint;
 use crate::session::Session;
+
+/// Of so many parts that start at once, one adopts the plan and the others see it after a few attempts.
+const ADOPTIONS: usize = 10;
 
 /// `plan.json`: slices with bounds, what will hold once they are done, and where it all stands. It carries no secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +36,9 @@ pub struct SharedPlan {
     pub lake: String,
     /// So many parts: `--slice` takes 0 to this less one.
     pub parts: u32,
+    /// For people: what `ingest plan --json` says of each stream. Nothing reads it again.
+    #[serde(default)]
+    pub streams: Vec<Json>,
     /// A plan for each group of streams.
     pub plans: Vec<PlanDocument>,
 }
@@ -150,6 +158,36 @@ pub fn stand(committer: &Committer, plan: &PlanDocument) -> Result<Stand> {
     Err(passed_by(&plan.id).with("stream", committer.stream()))
 }
 
+/// Adopts a shared plan in a table, unless another process was first (invariant `plan_is_adopted_before_its_rows`).
+///
+/// # Errors
+/// `ConfigInvalid` for a stale plan.
+pub async fn adopt(committer: &mut Committer, author: &Author, plan: &OpenPlan, definition: &Definition) -> Result<()> {
+    let name = committer.stream().clone();
+    let replace = plan.write_mode(&name) == WriteMode::Replace;
+    let slices = plan.bounded(&name).len();
+    for _ in 0..ADOPTIONS {
+        if let Stand::Adopted | Stand::Closed = stand(committer, plan.document())? {
+            return Ok(());
+        }
+        let adopted = async {
+            committer.ensure(definition).await?;
+            plan.write().await?;
+            failpoint::reach("plan_written");
+            committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await
+        };
+        match adopted.await {
+            Ok(_) => return Ok(()),
+            // Another part of the plan may have been first: then it stands adopted.
+            Err(error) if error.kind() == ErrorKind::CheckpointConflict => {
+                *committer = Committer::open(author.clone(), name.clone()).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    stand(committer, plan.document()).map(drop)
+}
+
 /// Makes a plan for other processes: `parts` of them. It may leave a slot or a job at the source; nothing is adopted.
 ///
 /// # Errors
@@ -207,6 +245,7 @@ pub async fn make_shared(session: &Session, targets: Vec<Target>, parts: u32) ->
         source: session.config.name.clone(),
         lake: public_url(&session.lake.config.url),
         parts,
+        streams: Vec::new(),
         plans,
     })
 }

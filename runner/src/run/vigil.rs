@@ -13,9 +13,6 @@ use crate::events::{Event, Observer};
 /// Leases are renewed this often; they expire after 60 s.
 const RENEWAL: Duration = Duration::from_secs(20);
 
-/// A heartbeat is told after so many silent seconds.
-const HEARTBEAT: u64 = 10;
-
 /// Renews leases until it is cancelled. A lease that somebody took over ends the run.
 pub async fn renew_leases(
     leases: Arc<tokio::sync::Mutex<Vec<Lease>>>,
@@ -78,9 +75,6 @@ pub async fn watch(
             }
         }
         let idle = clock.now_micros().unsigned_abs().saturating_sub(activity.load(Ordering::Relaxed)) / 1_000_000;
-        if idle >= HEARTBEAT && idle.is_multiple_of(HEARTBEAT) {
-            observer.event(&Event::Heartbeat { idle_seconds: idle });
-        }
         if idle >= stall.as_secs() {
             stop(
                 Error::new(ErrorKind::Timeout, "nothing has moved for too long")

@@ -21,6 +21,7 @@ fn help_lists_what_works_and_nothing_else() {
         "connector",
         "show",
         "schema",
+        "serve",
         "maintain",
         "config",
         "quarantine",
@@ -33,7 +34,7 @@ fn help_lists_what_works_and_nothing_else() {
         let own = project.good(&[verb, "--help"]);
         assert!(own.stdout.contains("Examples:") && own.stdout.contains("--config"), "{verb}:\n{}", own.stdout);
     }
-    for verb in ["query", "serve", "source"] {
+    for verb in ["query", "source"] {
         assert!(!help.stdout.contains(&format!("\n  {verb} ")), "{verb} is shown");
     }
     assert!(!project.good(&["run", "--help"]).stdout.contains("--follow"));
@@ -43,7 +44,7 @@ fn help_lists_what_works_and_nothing_else() {
 #[test]
 fn what_is_not_built_in_is_refused_with_2() {
     let project = Project::shop();
-    for line in ["query SELECT", "serve", "source setup --source files --dry-run", "run --source files --follow"] {
+    for line in ["query SELECT", "source setup --source files --dry-run", "run --source files --follow"] {
         let output = project.run(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(output.code, Some(2), "{line}: {output:?}");
         assert!(output.stderr.contains("not built in yet"), "{line}: {output:?}");

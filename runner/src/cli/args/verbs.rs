@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use clap::{Args, Subcommand, ValueEnum};
 use ingest_core::Selection;
+use ingest_core::config::Span;
 
 /// `new`.
 #[derive(Debug, Args)]
@@ -224,6 +226,9 @@ pub struct RunArgs {
     /// The id of the run, for instance the orchestrator's
     #[arg(long, env = "INGEST_RUN_ID", value_name = "ID", value_parser = run_id, hide_env = true)]
     pub run_id: Option<String>,
+    /// Stop after this time (90s, 30m, 2h) with what is whole committed: exit 4, the same command goes on
+    #[arg(long, env = "INGEST_TIMEOUT", value_name = "TIME", value_parser = span, hide_env = true)]
+    pub timeout: Option<Duration>,
     /// How progress is shown
     #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "auto", hide_env = true)]
     pub progress: ProgressMode,
@@ -240,6 +245,21 @@ pub struct RunArgs {
     /// Make everything that the parts of the plan have staged visible, in one commit
     #[arg(long, env = "INGEST_FINISH", requires = "plan", hide_env = true)]
     pub finish: bool,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// So many runs at once, of all sources together; `schedule.concurrency` of a source says how many of its own
+    #[arg(long, env = "INGEST_AT_ONCE", value_name = "N", default_value_t = 4, hide_env = true,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub at_once: u16,
+    /// How the progress of runs is shown
+    #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "off", hide_env = true)]
+    pub progress: ProgressMode,
+    /// Print the jobs and when they are due next, and end
+    #[arg(long, env = "INGEST_DRY_RUN", hide_env = true)]
+    pub dry_run: bool,
 }
 
 /// How progress is shown.
@@ -453,7 +473,17 @@ pub enum ConfigVerb {
         origin: bool,
     },
     /// Print the JSON Schema of ingest.yaml, for editors
-    Schema,
+    Schema {
+        /// That of the events of `run --progress json` instead
+        #[arg(long, env = "INGEST_EVENTS", hide_env = true)]
+        events: bool,
+    },
+}
+
+/// A span of time as people write it, and not nothing.
+fn span(text: &str) -> Result<Duration, String> {
+    let span: Span = text.parse()?;
+    if span.0.is_zero() { Err("no time at all is too little".to_owned()) } else { Ok(span.0) }
 }
 
 /// A time as people write it: RFC 3339, or a date or a time without a zone, which are taken as UTC. Microseconds UTC.

@@ -3,20 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ingest_core::lake::Definition;
-use ingest_core::{ErrorKind, Result, WriteMode};
+use ingest_core::Result;
 
 use super::Rounds;
-use crate::commit::{Change, Committer};
 use crate::events::Event;
-use crate::failpoint;
 use crate::run::part::Gathered;
 use crate::run::planning::OpenPlan;
 use crate::run::shared::{Share, Stand, stand};
 use crate::run::work::{State, Work, fail};
-
-/// How often a part tries to adopt its plan while others do the same.
-const ADOPTIONS: usize = 10;
 
 impl Rounds<'_> {
     /// Takes the plan that was given, for every stream that has not closed it.
@@ -49,7 +43,7 @@ impl Rounds<'_> {
         let Some(parts) = plan.document().parts else { return Ok(true) };
         let name = w.target.stream.name.clone();
         let documents = &self.session.lake.documents;
-        let gathered = Gathered::read(documents, plan.id(), &name.table(), plan.bounded(&name)).await?;
+        let gathered = Gathered::read(documents, plan.id(), &name.table(), parts, plan.bounded(&name)).await?;
         let missing: BTreeSet<u32> = plan
             .bounded(&name)
             .iter()
@@ -68,35 +62,8 @@ impl Rounds<'_> {
         );
         self.observer.event(&Event::Warning { stream: Some(name.to_string()), message });
         w.report.partial = true;
+        w.report.missing_slices = missing.into_iter().collect();
         w.state = State::Done;
         Ok(false)
-    }
-
-    /// Adopts a shared plan, unless another process was first (invariant `plan_is_adopted_before_its_rows`).
-    pub(super) async fn adopt_shared(&self, w: &mut Work, plan: &OpenPlan, definition: &Definition) -> Result<()> {
-        let name = w.target.stream.name.clone();
-        let replace = plan.write_mode(&name) == WriteMode::Replace;
-        let slices = plan.bounded(&name).len();
-        for _ in 0..ADOPTIONS {
-            if let Stand::Adopted | Stand::Closed = stand(w.committer(), plan.document())? {
-                return Ok(());
-            }
-            let committer = w.committer_mut();
-            let adopted = async {
-                committer.ensure(definition).await?;
-                plan.write().await?;
-                failpoint::reach("plan_written");
-                committer.commit(Change::default(), |edit| edit.adopt(plan.id(), slices, replace)).await
-            };
-            match adopted.await {
-                Ok(_) => return Ok(()),
-                // Another part of the plan may have been first: then it stands adopted.
-                Err(error) if error.kind() == ErrorKind::CheckpointConflict => {
-                    w.committer = Some(Committer::open(self.author.clone(), name.clone()).await?);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        stand(w.committer(), plan.document()).map(drop)
     }
 }

@@ -1,0 +1,175 @@
+//! Who starts runs: `ingest serve`, and what orchestrators are given.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use ingest_testkit::python;
+use serde_json::{Value, json};
+
+use crate::cli::{Project, signal, wait};
+
+fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a Python script with paths of this checkout.
+async fn script(text: &str, paths: &[&str]) -> Option<String> {
+    let paths: Vec<String> = paths.iter().map(|path| top().join(path).display().to_string()).collect();
+    python::run("python", text, &paths.iter().map(String::as_str).collect::<Vec<_>>(), &[]).await
+}
+
+#[test]
+fn schedules_are_shown_with_what_they_start() {
+    let project = Project::new(
+        "sources:\n  files:\n    path: ./data\n    schedule: {at: daily, zone: Europe/Berlin, concurrency: 2}\n    streams:\n      orders: {schedule: hourly}\n      customers: {}\n      \"o*\": {schedule: {at: \"*/5 * * * *\", priority: 3}}\n",
+    );
+    let jobs = project.json(&["serve", "--dry-run"]);
+    let find = |id: &str| jobs.as_array().expect("jobs").iter().find(|job| job["job"] == id).expect(id).clone();
+    let whole = find("files");
+    assert_eq!((&whole["select"], &whole["exclude"]), (&json!(["customers"]), &json!(["orders", "o*"])));
+    assert_eq!(whole["concurrency"], 2);
+    assert_eq!((&find("files/orders")["select"], &find("files/orders")["exclude"]), (&json!(["orders"]), &json!([])));
+    let glob = find("files/o*");
+    assert_eq!((&glob["exclude"], &glob["priority"]), (&json!(["orders", "customers"]), &json!(3)));
+    assert!(glob["next"].as_str().is_some_and(|next| next.ends_with(":00Z")), "{glob}");
+    let shown = project.good(&["serve", "--dry-run"]).stdout;
+    assert!(shown.lines().count() == 4 || shown.contains("files/orders"), "{shown}");
+}
+
+#[test]
+fn wrong_schedules_are_refused_with_their_line() {
+    let project = Project::new(
+        "sources:\n  files:\n    path: ./data\n    schedule: sometimes\n    streams:\n      orders: {schedule: {at: hourly, zone: Mars/Base}}\n",
+    );
+    let output = project.run(&["serve"]);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("ingest.yaml:4") && output.stderr.contains("five fields"), "{}", output.stderr);
+    assert!(output.stderr.contains("ingest.yaml:6") && output.stderr.contains("Mars/Base"), "{}", output.stderr);
+    let nothing = Project::shop().run(&["serve"]);
+    assert_eq!(nothing.code, Some(2));
+    assert!(nothing.stderr.contains("schedule: hourly"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_server_runs_what_is_due_and_another_waits_until_it_is_gone() {
+    let project = Project::new("sources:\n  files: {path: ./data, schedule: realtime}\n")
+        .file("data/orders.csv", "id,total\n1,9.50\n");
+    let start = || {
+        let mut command = project.command(&["serve"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("UTF-8"));
+        (child, lines)
+    };
+    let (mut first, mut said) = start();
+    assert!(said.next().is_some_and(|line| line.ends_with("this server leads")));
+    let (mut second, mut waiting) = start();
+    assert!(waiting.next().is_some_and(|line| line.contains("another server leads")));
+    let ended = said.find(|line| line.contains(" ended with ")).expect("a run ends");
+    assert!(ended.contains("files: due ") && ended.ends_with("ended with 0"), "{ended}");
+    let history = project.json(&["runs"]);
+    assert!(history.as_array().expect("runs").iter().all(|run| run["outcome"] == "succeeded"), "{history}");
+    signal(&first, "TERM");
+    assert_eq!(wait(&mut first, Duration::from_secs(30)).0, 0);
+    assert!(waiting.any(|line| line.ends_with("this server leads")), "the other takes over");
+    signal(&second, "TERM");
+    assert_eq!(wait(&mut second, Duration::from_secs(30)).0, 0);
+    let rows = project.json(&["show", "files.orders"]);
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "each due time was run for, and nothing came twice");
+}
+
+/// What `PipesSubprocessClient` of Dagster gives a process, made by its encoding: base64 of zlib of JSON.
+const ENCODE: &str = r#"
+import base64, json, sys, zlib
+encode = lambda value: base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+context = {"asset_keys": ["orders", "shop/customers"], "run_id": "r", "job_name": "j", "retry_number": 0, "extras": {}}
+json.dump(context, open(sys.argv[1] + "/context", "w"))
+print(encode({"path": sys.argv[1] + "/context"}))
+print(encode({"path": sys.argv[1] + "/messages", "include_stdio_in_messages": False}))
+"#;
+
+#[tokio::test]
+async fn a_stand_in_of_dagsters_pipes_hears_of_tables_and_checks() {
+    let project = Project::new(
+        "sources:\n  files:\n    path: ./data\n    streams:\n      orders: {checks: [{column: id, not_null: true}]}\n      customers: {}\n",
+    )
+    .file("data/orders.csv", "id,total\n1,9.50\n2,\n")
+    .file("data/customers.ndjson", "{\"id\": 1}\n");
+    let folder = project.folder.path().display().to_string();
+    let Some(variables) = python::run("python", ENCODE, &[&folder], &[]).await else { return };
+    let mut variables = variables.lines();
+    let mut variable = || variables.next().expect("a line").to_owned();
+    let project = project.set("DAGSTER_PIPES_CONTEXT", &variable()).set("DAGSTER_PIPES_MESSAGES", &variable());
+    project.good(&["run", "--source", "files", "--progress", "off"]);
+    let text = std::fs::read_to_string(project.folder.path().join("messages")).expect("messages");
+    let messages: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(messages.iter().all(|message| message["__dagster_pipes_version"] == "0.1"));
+    let of = |method: &str| messages.iter().filter(|message| message["method"] == method).collect::<Vec<_>>();
+    assert_eq!((&messages[0]["method"], &messages[messages.len() - 1]["method"]), (&json!("opened"), &json!("closed")));
+    let made = of("report_asset_materialization");
+    let keys: Vec<&Value> = made.iter().map(|message| &message["params"]["asset_key"]).collect();
+    assert!(keys.contains(&&json!("orders")) && keys.contains(&&json!("shop/customers")), "{keys:?}");
+    let orders = made.iter().find(|message| message["params"]["asset_key"] == "orders").expect("orders");
+    assert_eq!(orders["params"]["metadata"]["dagster/row_count"], json!({"raw_value": 2, "type": "int"}));
+    let check = of("report_asset_check");
+    assert_eq!(
+        (&check[0]["params"]["check_name"], &check[0]["params"]["passed"]),
+        (&json!("not_null_id"), &json!(true))
+    );
+    assert!(!of("log").is_empty());
+    // What is no message of Dagster's does not stop a run.
+    let project = project.set("DAGSTER_PIPES_MESSAGES", "nonsense");
+    assert!(project.good(&["run", "--source", "files", "--progress", "off"]).stderr.contains("Dagster"));
+}
+
+/// The airflow package's handling of processes, which needs no Airflow; `integrations/airflow/tests/run.sh` is the rest.
+#[test]
+fn the_airflow_package_hears_and_ends_its_processes() {
+    let Some(python) = python::program("python") else { return };
+    let mut command = std::process::Command::new(python);
+    command.arg("-W").arg("ignore").arg(top().join("integrations/airflow/tests/test_process.py"));
+    let mut child = command.env("PYTHONDONTWRITEBYTECODE", "1").stderr(Stdio::piped()).spawn().expect("Python starts");
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("UTF-8");
+    assert!(child.wait().expect("a child of ours").success(), "{said}");
+    assert!(said.contains("Ran 6 tests"), "{said}");
+}
+
+/// Reads every example as its engine would, and looks for what they all must have.
+const WELL_FORMED: &str = r#"
+import ast, json, sys, yaml
+from pathlib import Path
+here = Path(sys.argv[1])
+jobs = {d["metadata"]["name"]: d for d in yaml.safe_load_all((here / "kubernetes/load.yaml").open()) if d["kind"] == "Job"}
+slices = jobs["ingest-slices"]["spec"]
+assert slices["completionMode"] == "Indexed", slices
+plan = jobs["ingest-plan"]["spec"]["template"]["spec"]["containers"][0]["command"]
+assert int(plan[plan.index("--slices") + 1]) == slices["completions"], "as many pods as slices"
+for job in jobs.values():
+    pod = job["spec"]["template"]["spec"]
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    for container in pod["containers"] + pod.get("initContainers", []):
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, container
+machine = json.load((here / "step-functions/load.asl.json").open())
+states, seen, todo = machine["States"], set(), [machine["StartAt"]]
+while todo:
+    name = todo.pop()
+    if name not in seen:
+        seen.add(name)
+        state = states[name]
+        todo += [state[key] for key in ["Next"] if key in state] + [catch["Next"] for catch in state.get("Catch", [])]
+        assert state.get("End") or "Next" in state, name
+assert seen == set(states), seen
+for path in [*here.rglob("*.py"), *Path(sys.argv[2]).rglob("*.py")]:
+    ast.parse(path.read_text(), str(path))
+for path in here.rglob("*.service"):
+    assert "ExecStart=" in path.read_text() and "[Install]" in path.read_text() or "@" in path.name, path
+print("all")
+"#;
+
+#[tokio::test]
+async fn examples_of_orchestrators_are_well_formed() {
+    let said = script(WELL_FORMED, &["examples/orchestration", "integrations/airflow"]).await;
+    assert!(said.is_none_or(|said| said.trim() == "all"));
+}
