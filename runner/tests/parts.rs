@@ -124,6 +124,24 @@ async fn a_plan_of_columns_that_have_changed_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_open_is_handed_out_again_with_what_is_staged_of_it() {
+    let world = World::new(model()).with(options(Mode::Incremental));
+    let first = plan(&world, 3).await;
+    good(&world, &first, Some(1)).await;
+    world.model.insert(0, 10);
+    // Somebody starts from the beginning, with another number of slices.
+    let second = plan(&world, 2).await;
+    assert_eq!((second.parts, second.plans.len()), (3, first.plans.len()));
+    assert_eq!(second.busy_parts().into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(good(&world, &second, Some(1)).await.rows_read, 0, "that part is done");
+    for part in [Some(0), Some(2), None] {
+        good(&world, &second, part).await;
+    }
+    assert_eq!(world.run("run", &RunOptions::default()).await.exit_code, 0);
+    assert_equal(&world, "handed out again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn random_histories_of_shared_plans_lose_and_double_nothing() {
     for seed in seeds() {
         for mode in [Mode::Incremental, Mode::Full] {

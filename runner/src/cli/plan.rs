@@ -98,7 +98,8 @@ fn write(app: &App, path: &Path, plan: &SharedPlan) -> Outcome {
     if app.global.json {
         let path = path.display().to_string();
         print_json(
-            &json!({"source": plan.source, "path": path, "parts": plan.parts, "slices": slices, "streams": streams, "explained": plan.streams}),
+            &json!({"source": plan.source, "path": path, "parts": plan.parts, "busy_parts": plan.busy_parts(), "slices": slices,
+                    "streams": streams, "explained": plan.streams}),
         )?;
     } else {
         let last = plan.parts.saturating_sub(1);

@@ -9,6 +9,8 @@
 //! The first part to start adopts the plan in each table that still stands where the plan was made (invariant
 //! `plan_names_its_base`); the others find it adopted. A plan that is neither adopted nor adoptable is refused.
 
+use std::collections::BTreeSet;
+
 use ingest_catalog::{FORMAT, Parts, PlanDocument};
 use ingest_core::lake::Definition;
 use ingest_core::{Error, ErrorKind, Intent, Json, Result, Selection, Shape, StreamName, WriteMode};
@@ -50,6 +52,18 @@ pub struct Share {
     pub plan: SharedPlan,
     /// This part; `None` closes it.
     pub part: Option<u32>,
+}
+
+impl SharedPlan {
+    /// The parts that have slices to read: of a small plan not all.
+    pub fn busy_parts(&self) -> BTreeSet<u32> {
+        let of_plan = |plan: &PlanDocument| {
+            let parts = plan.parts?;
+            let bounded = (0..).zip(&plan.slices).filter(|(_, slice)| slice.shape != Shape::Feed);
+            Some(bounded.map(|(index, _)| parts.part(index)).collect::<Vec<_>>())
+        };
+        self.plans.iter().filter_map(of_plan).flatten().collect()
+    }
 }
 
 impl Share {
@@ -197,15 +211,25 @@ pub async fn make_shared(session: &Session, targets: Vec<Target>, parts: u32) ->
     let floor = Floor::new(session.lake.documents.clone(), &session.config.name);
     let feeds = floor.feeds().await?;
     let mut opened = Vec::new();
+    let mut begun: Vec<PlanDocument> = Vec::new();
     for target in targets {
         let name = target.stream.name.clone();
         let committer = Committer::open(author.clone(), name.clone()).await?;
-        if committer.checkpoint().plan.is_some() {
-            return Err(Error::config("a plan of the stream is open already")
+        let Some(progress) = &committer.checkpoint().plan else {
+            opened.push((target, committer));
+            continue;
+        };
+        // What an orchestrator began and gave up is handed out again: what is staged of it counts.
+        if begun.iter().any(|plan| plan.id == progress.id) {
+            continue;
+        }
+        let plan = PlanDocument::read(&session.lake.documents, &session.config.name, &progress.id).await?;
+        if plan.parts.is_none() {
+            return Err(Error::config("a run has left a plan of the stream open")
                 .with("stream", name)
                 .hint("finish it with `ingest run`, or give it up with `ingest run --full-refresh`"));
         }
-        opened.push((target, committer));
+        begun.push(plan);
     }
     let mut plans: Vec<PlanDocument> = Vec::new();
     let mut first = 0_usize;
@@ -240,6 +264,9 @@ pub async fn make_shared(session: &Session, targets: Vec<Target>, parts: u32) ->
         first += plan.slices.len();
         plans.push(plan);
     }
+    // The last: a stream that has closed its own part of one belongs to the new plan.
+    plans.extend(begun);
+    let parts = plans.iter().filter_map(|plan| Some(plan.parts?.of)).max().unwrap_or(parts);
     Ok(SharedPlan {
         format: FORMAT,
         source: session.config.name.clone(),

@@ -205,8 +205,8 @@ class IngestPlanOperator(_IngestOperator):
             self.log.info("%s", json.dumps(stream))
         context["ti"].xcom_push(key="plan", value=plan)
         context["ti"].xcom_push(key="summary", value={key: answer[key] for key in ("source", "parts", "slices", "streams")})
-        # Slices are dealt out to the parts in a circle: of a small plan the last parts have none.
-        return list(range(min(answer["parts"], answer["slices"])))
+        # Of a small plan not all parts have something to read. No part at all = nothing is new: slices and finish are skipped.
+        return answer["busy_parts"]
 
 
 class _OfPlan(_IngestOperator):
