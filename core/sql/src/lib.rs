@@ -6,8 +6,10 @@
 
 #![deny(missing_docs)]
 
+mod marks;
 mod ranges;
 
+pub use marks::{Ordered, Step};
 pub use ranges::{KeyRange, cut, cut_integers};
 
 use ingest_core::{Error, Result};
@@ -114,6 +116,17 @@ impl Dialect {
         literal.push('\'');
         Ok(literal)
     }
+}
+
+/// Whether a column, by its name, holds the time of a row's last change: what is new and what is changed are both seen by it.
+///
+/// ```
+/// assert!(ingest_sql::says_changed("Updated_At"));
+/// assert!(!ingest_sql::says_changed("created_at"));
+/// ```
+pub fn says_changed(column: &str) -> bool {
+    let name = column.to_lowercase();
+    ["updat", "modif", "chang", "write_date", "mtime"].iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]

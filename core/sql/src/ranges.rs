@@ -62,16 +62,16 @@ pub fn cut(bounds: impl IntoIterator<Item = String>) -> Vec<KeyRange> {
     ranges
 }
 
-/// Cuts integer keys between the smallest and the largest into ranges of equal width: right for keys without large gaps
-/// where no statistics are at hand.
+/// Cuts integer keys of up to 64 bits, with or without sign, between the smallest and the largest into ranges of equal width:
+/// right for keys without large gaps where no statistics are at hand.
 ///
 /// ```
 /// let ranges = ingest_sql::cut_integers(1, 100, 4);
 /// assert_eq!(ranges.len(), 4);
 /// assert_eq!(ranges[0].upto.as_deref(), Some("25"));
 /// ```
-pub fn cut_integers(least: i64, greatest: i64, ranges: u32) -> Vec<KeyRange> {
-    let (least, greatest) = (i128::from(least), i128::from(greatest));
+pub fn cut_integers(least: impl Into<i128>, greatest: impl Into<i128>, ranges: u32) -> Vec<KeyRange> {
+    let (least, greatest) = (least.into(), greatest.into());
     let ranges = i128::from(ranges.max(1));
     let width = greatest - least + 1;
     let bounds = (1..ranges).map(|i| least - 1 + width * i / ranges).filter(|bound| *bound >= least);
@@ -96,6 +96,13 @@ mod tests {
                 assert_eq!(ranges.iter().filter(|range| holds(range, key)).count(), 1, "{least} {greatest} {key}");
             }
         }
+    }
+
+    #[test]
+    fn keys_without_a_sign_are_cut_up_to_the_largest() {
+        let ranges = cut_integers(u64::MAX - 99, u64::MAX, 4);
+        assert_eq!(ranges[0].upto.as_deref(), Some("18446744073709551540"));
+        assert_eq!(ranges.len(), 4);
     }
 
     #[test]
