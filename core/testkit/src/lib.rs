@@ -10,6 +10,7 @@
 //! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
 //! | [`lake`] | a small run over any source, which can be killed at any mark |
+//! | [`mysql`] | private MariaDB and MySQL servers |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
 //! | [`out`] | a way out that keeps everything that a slice gave |
 //! | [`postgres`] | a private PostgreSQL server |
@@ -17,6 +18,7 @@
 //! | [`programs`] | finds the programs that `.ci/install` put there |
 //! | [`proxy`] | a TCP proxy that is slow, cuts, drops answers or never answers, steered from the test |
 //! | [`python`] | second readers of Delta tables |
+//! | [`reading`] | describes, plans and reads a source as the runner would |
 //! | [`s3`] | an S3 server |
 //! | [`salesforce`] | a stand-in for Salesforce |
 //! | [`shopify`] | a stand-in for Shopify |
@@ -33,11 +35,13 @@ mod hmac;
 pub mod hostile;
 pub mod http;
 pub mod lake;
+pub mod mysql;
 pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod python;
+pub mod reading;
 pub mod s3;
 pub mod salesforce;
 pub mod shopify;

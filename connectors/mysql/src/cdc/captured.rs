@@ -1,0 +1,194 @@
+//! One table that is captured: its rows at this place of the log, and what its readers were told that they look like.
+
+use std::sync::Arc;
+
+use arrow_schema::{FieldRef, Schema, SchemaRef};
+use ingest_core::{Out, Result, StreamName};
+
+use super::bytes::Bytes;
+use super::charset::Collations;
+use super::image::Image;
+use super::map::TableMap;
+use crate::builder::{Change, Rows};
+use crate::catalog::{Column, Table};
+use crate::cells::Cell;
+use crate::work::Position;
+
+/// What happened to rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happened {
+    Inserted,
+    Updated,
+    Deleted,
+}
+
+/// One table that is captured.
+pub(crate) struct Captured {
+    pub(crate) stream: StreamName,
+    pub(crate) table: Arc<Table>,
+    /// The columns that are wanted; `None` = all.
+    wanted: Option<Vec<String>>,
+    /// What the stream's rows were said to look like.
+    announced: Vec<FieldRef>,
+    version: Option<Version>,
+    before: Image,
+    after: Image,
+}
+
+/// The table as it is at this place of the log.
+struct Version {
+    /// The event's bytes behind the table's number, which change when it does.
+    raw: Vec<u8>,
+    map: TableMap,
+    /// Of the columns of the map, those that are given, and their places in what was announced.
+    given: Vec<(usize, usize)>,
+    /// Of the columns of the map, those of the key.
+    key: Vec<usize>,
+    rows: Rows,
+}
+
+/// Rows of one event.
+pub(crate) struct Event<'a> {
+    pub(crate) happened: Happened,
+    /// Which columns the rows carry, before and after.
+    pub(crate) before: &'a [u8],
+    pub(crate) after: &'a [u8],
+    pub(crate) rows: &'a [u8],
+}
+
+impl Captured {
+    pub(crate) fn new(table: Arc<Table>, wanted: Option<Vec<String>>) -> Self {
+        let is_wanted = |name: &String| wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
+        let announced =
+            table.columns.iter().filter(|column| is_wanted(&column.name)).map(|column| column.field.clone());
+        Self {
+            stream: table.stream.clone(),
+            announced: announced.collect(),
+            table,
+            wanted,
+            version: None,
+            before: Image::default(),
+            after: Image::default(),
+        }
+    }
+
+    /// What the rows that wait take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.version.as_ref().map_or(0, |version| version.rows.bytes())
+    }
+
+    /// Takes the description that comes before rows. Where it is another one, the rows of the former are given out first.
+    pub(crate) async fn describe(
+        &mut self,
+        body: &[u8],
+        collations: &Collations,
+        out: &mut Out<'_, Position>,
+    ) -> Result<()> {
+        let raw = body.get(8..).unwrap_or_default();
+        if self.version.as_ref().is_some_and(|version| version.raw == raw) {
+            return Ok(());
+        }
+        self.flush(out).await?;
+        let map = TableMap::parse(body, &self.table.columns, collations)?;
+        let is_wanted = |name: &String| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
+        let columns: Vec<(usize, Column)> =
+            map.columns.iter().map(|mapped| mapped.column()).enumerate().filter(|(_, c)| is_wanted(&c.name)).collect();
+        if let Some(schema) = announce(&mut self.announced, &columns) {
+            out.schema(&self.stream, schema).await?;
+        }
+        let place = |name: &str| self.announced.iter().position(|field| field.name() == name).unwrap_or(0);
+        let given = columns.iter().map(|(at, column)| (*at, place(&column.name))).collect();
+        let key = self.table.key.iter().filter_map(|name| map.columns.iter().position(|column| column.name == *name));
+        self.version = Some(Version {
+            raw: raw.to_vec(),
+            key: key.collect(),
+            given,
+            rows: Rows::of_changes(columns.iter().map(|(_, column)| column)),
+            map,
+        });
+        Ok(())
+    }
+
+    /// Takes the rows of an event; `seq` numbers them.
+    pub(crate) fn take(&mut self, event: &Event<'_>, mut seq: impl FnMut() -> String) -> Result<()> {
+        let Some(version) = &mut self.version else { return Ok(()) };
+        let mut rows = Bytes(event.rows);
+        while !rows.is_empty() {
+            match event.happened {
+                Happened::Inserted => {
+                    self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
+                    version.push(event.rows, &self.after, None, "I", &seq())?;
+                }
+                Happened::Deleted => {
+                    self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
+                    version.push(event.rows, &self.before, None, "D", &seq())?;
+                }
+                Happened::Updated => {
+                    self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
+                    self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
+                    if version.moves(event.rows, &self.before, &self.after) {
+                        // Whoever merges by key must see the old one go.
+                        version.push(event.rows, &self.before, None, "D", &seq())?;
+                        version.push(event.rows, &self.after, Some(&self.before), "I", &seq())?;
+                    } else {
+                        version.push(event.rows, &self.after, Some(&self.before), "U", &seq())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives out the rows that wait.
+    pub(crate) async fn flush(&mut self, out: &mut Out<'_, Position>) -> Result<()> {
+        let Some(version) = &mut self.version else { return Ok(()) };
+        match version.rows.finish()? {
+            Some(batch) => out.rows(&self.stream, batch).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Version {
+    /// Adds a row; what it does not carry is as it was `before`, or absent.
+    fn push(&mut self, whole: &[u8], row: &Image, before: Option<&Image>, op: &str, seq: &str) -> Result<()> {
+        let cell = |at: usize| row.cell(whole, at).or_else(|| before.and_then(|before| before.cell(whole, at)));
+        let mut absent = Vec::new();
+        for (at, place) in &self.given {
+            if cell(*at).is_none() {
+                absent.resize(absent.len().max(place / 8 + 1), 0_u8);
+                absent[place / 8] |= 1 << (place % 8);
+            }
+        }
+        let cells = self.given.iter().map(|(at, _)| cell(*at).unwrap_or(Cell::Null));
+        self.rows.push_change(cells, &Change { op, seq, absent: &absent })
+    }
+
+    /// Whether an update changes the key.
+    fn moves(&self, whole: &[u8], before: &Image, after: &Image) -> bool {
+        self.key.iter().any(|at| match (before.cell(whole, *at), after.cell(whole, *at)) {
+            (Some(before), Some(after)) => before != after,
+            _ => false,
+        })
+    }
+}
+
+/// Adds columns that were not known, and takes over types that are others now. What the rows look like from here on, if that
+/// was not announced before.
+fn announce(announced: &mut Vec<FieldRef>, columns: &[(usize, Column)]) -> Option<SchemaRef> {
+    let mut changed = false;
+    for (_, column) in columns {
+        match announced.iter_mut().find(|field| field.name() == &column.name) {
+            Some(field) if field.data_type() == column.field.data_type() => {}
+            Some(field) => {
+                *field = column.field.clone();
+                changed = true;
+            }
+            None => {
+                announced.push(column.field.clone());
+                changed = true;
+            }
+        }
+    }
+    changed.then(|| Arc::new(Schema::new(announced.clone())))
+}

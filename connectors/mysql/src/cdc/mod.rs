@@ -1,0 +1,12 @@
+//! Changes, read from the binlog.
+
+mod bytes;
+mod captured;
+mod charset;
+pub(crate) mod feed;
+mod image;
+mod json;
+mod log;
+mod map;
+pub(crate) mod plan;
+mod statement;

@@ -1,0 +1,81 @@
+//! Plans of streams that follow the binlog: what is there now, and the place from which changes come.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ingest_core::{Error, ErrorKind, Estimate, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, StreamName};
+
+use super::log;
+use crate::catalog::{Sort, Table};
+use crate::plan::{Planner, expect_columns};
+use crate::server::Connection;
+use crate::work::{Log, Position, Work};
+
+/// The feed, and the name of each table's position in it.
+pub(crate) const FEED: &str = "binlog";
+
+/// Plans all streams together: one feed serves them.
+///
+/// Tables that hold nothing yet are loaded by ranges of their key while they change; the feed starts before. A row may so come
+/// as it was loaded, and again as it was changed: in the order of `_ingest_seq` the last one is what the source holds.
+pub(crate) async fn plan(
+    connection: &mut Connection,
+    request: &PlanRequest<Position>,
+    tables: &HashMap<StreamName, Arc<Table>>,
+) -> Result<Plan<Work, Position>> {
+    log::refuse(&log::faults(connection).await?)?;
+    let (planner, mut plan) = (Planner { request, moment: None, highest: HashMap::new() }, Plan::default());
+    let (mut columns, mut streams) = (BTreeMap::new(), Vec::new());
+    // One place for all: it lies before whatever is read after it.
+    let begin = match request.streams.iter().any(|selected| position(selected).is_none()) {
+        true => Some(log::begin(connection).await?),
+        false => None,
+    };
+    for selected in &request.streams {
+        let name = &selected.stream.name;
+        let table = tables.get(name).ok_or_else(|| crate::streams::missing().with("stream", name))?;
+        expect_captured(table, selected).map_err(|error| error.with("stream", name))?;
+        expect_columns(table, selected)?;
+        if let Some(wanted) = &selected.columns {
+            columns.insert(name.clone(), wanted.clone());
+        }
+        streams.push(name.clone());
+        if position(selected).is_some() {
+            continue;
+        }
+        let begin = begin.as_ref().ok_or_else(|| Error::unexpected("a place was taken for tables without one"))?;
+        let mut work = Work { columns: selected.columns.clone(), seq: Some(begin.seq()), ..Work::default() };
+        if table.key.is_empty() {
+            work.warnings.push("the table has no key: a row that is changed while it is loaded cannot be told from its former version; both stay in the lake".to_owned());
+        }
+        let slices = planner.all(connection, table, work).await.map_err(|error| error.with("stream", name))?;
+        plan.slices.extend(slices);
+        let position = Some(Position::Log(begin.clone()));
+        plan.then.insert(name.clone(), BTreeMap::from([(SliceId::from(FEED), position)]));
+    }
+    plan.slices.push(Slice {
+        id: SliceId::from(FEED),
+        streams,
+        shape: Shape::Feed,
+        work: Work { log: Some(Log { columns }), ..Work::default() },
+        estimate: Estimate::default(),
+    });
+    Ok(plan)
+}
+
+/// Where a table stands in the feed.
+fn position(selected: &Selected<Position>) -> Option<&Position> {
+    selected.positions.get(&SliceId::from(FEED))
+}
+
+fn expect_captured(table: &Table, selected: &Selected<Position>) -> Result<()> {
+    if table.sort == Sort::View {
+        return Err(Error::config("cdc: a view has no changes of its own")
+            .hint("capture the tables that it reads, or use `mode: full`"));
+    }
+    if selected.filter.is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, "cdc: `where` cannot be applied to the binlog")
+            .hint("leave `where` out, and filter where the table is read"));
+    }
+    Ok(())
+}
