@@ -26,6 +26,8 @@ impl Registry {
         let registry = Self::empty();
         #[cfg(feature = "files")]
         let registry = registry.with::<ingest_connector_files::Files>();
+        #[cfg(feature = "mysql")]
+        let registry = registry.with::<ingest_connector_mysql::Mysql>();
         #[cfg(feature = "postgres")]
         let registry = registry.with::<ingest_connector_postgres::Postgres>();
         #[cfg(feature = "rest")]
