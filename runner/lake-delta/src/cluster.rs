@@ -29,8 +29,8 @@ use crate::table::{DeltaTable, TableWriters};
 
 /// A file that overlaps so many others is written again with them.
 const DEPTH: usize = 4;
-/// What is written again at once, in files of the wanted size.
-const SET_FILES: u64 = 16;
+/// What is written again at once: so many files, or more of them that together are as large as so many of the wanted size.
+const SET_FILES: usize = 16;
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
 
@@ -125,7 +125,7 @@ fn overlapping(files: &[Span], target: u64, sets: &mut Vec<Vec<Add>>) -> HashSet
         let mut set = vec![place];
         let mut bytes = span.file.size;
         for (other, candidate) in files.iter().enumerate() {
-            let fits = bytes + candidate.file.size <= target.saturating_mul(SET_FILES);
+            let fits = set.len() < SET_FILES || bytes + candidate.file.size <= target.saturating_mul(SET_FILES as u64);
             if other != place && !taken.contains(&other) && fits && span.overlaps(candidate) {
                 bytes += candidate.file.size;
                 set.push(other);
