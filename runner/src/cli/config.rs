@@ -12,7 +12,7 @@ use crate::config::{Loaded, Origin, join, masked, schema};
 pub fn run(app: &App, verb: &ConfigVerb) -> Outcome {
     match verb {
         ConfigVerb::Schema { events: true } => print_json(&crate::events::schema())?,
-        ConfigVerb::Schema { events: false } => print_json(&schema::whole(&app.registry))?,
+        ConfigVerb::Schema { events: false } => print_json(&schema::whole(&super::connectors::specs(app)))?,
         ConfigVerb::Show { origin } => {
             let mut options = app.load_options(None);
             options.lenient = true;

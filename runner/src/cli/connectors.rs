@@ -19,15 +19,20 @@ pub fn run(app: &App, args: &ConnectorsArgs) -> Outcome {
     Ok(0)
 }
 
-fn all(app: &App) -> Result<(), super::Stop> {
+/// What is built in, and the plug-ins on `PATH`. A broken plug-in is named, and does not hide the others.
+pub fn specs(app: &App) -> Vec<Spec> {
     let mut specs = Vec::new();
     for name in app.registry.all_names() {
         match app.registry.get(&name) {
             Ok(factory) => specs.push(factory.spec()),
-            // A broken plug-in must not hide the others.
             Err(error) => note(&format!("{}: {}", safe(&name), safe(&error.to_string()))),
         }
     }
+    specs
+}
+
+fn all(app: &App) -> Result<(), super::Stop> {
+    let specs = specs(app);
     if app.global.json {
         let list: Vec<Json> = specs
             .iter()

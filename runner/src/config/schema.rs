@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::{LakeConfig, Policies, Schedule, StreamOptions};
-use crate::registry::Registry;
 
 /// Keys of a source that are the runner's; all others are its connector's.
 pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
@@ -87,11 +86,12 @@ pub fn word<T: Serialize>(value: &T) -> String {
     as_json(value).as_str().unwrap_or_default().to_owned()
 }
 
-/// The schema of a whole file, for editors.
-pub fn whole(registry: &Registry) -> Json {
-    let specs: Vec<Spec> = registry.names().filter_map(|name| Some(registry.get(name).ok()?.spec())).collect();
+/// The schema of a whole file with these connectors, for editors.
+pub fn whole(specs: &[Spec]) -> Json {
     let by_name: Map<String, Json> = specs.iter().map(|spec| (spec.name.clone(), source(spec, false))).collect();
-    let any: Vec<Json> = specs.iter().map(|spec| source(spec, true)).collect();
+    // Of a plug-in that is named by its path nothing is known here.
+    let by_path = json!({"type": "object", "required": ["connector"], "properties": {"connector": {"pattern": "/"}}});
+    let any: Vec<Json> = specs.iter().map(|spec| source(spec, true)).chain([by_path]).collect();
     let mut lake = lake();
     if let Some(lake) = lake.as_object_mut() {
         lake.remove("$schema");

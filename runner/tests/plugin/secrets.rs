@@ -79,6 +79,7 @@ fn every_verb_works_with_a_plug_in() {
     };
     good(&["connectors"], "orders ");
     good(&["connectors", "orders"], "page_size (whole number");
+    good(&["config", "schema"], "page_size");
     good(&["connectors", "./bin/ingest-connector-orders"], "Orders (orders 1.0.0)");
     // Without a configuration: the connector of that name, with its defaults.
     for verb in ["check", "discover", "plan", "run"] {
