@@ -9,9 +9,9 @@ use crate::workspace::{Lock, Package, members, text, top};
 /// | crate | may know | in tests also |
 /// | --- | --- | --- |
 /// | core, runner/heap | nothing | |
-/// | core/http, core/sql, core/conformance | core | the testkit |
+/// | core/files, core/http, core/sql, core/tls, core/conformance | core | the testkit |
 /// | core/testkit | core, core/conformance | |
-/// | a connector | core, core/http, core/sql | the testkit |
+/// | a connector | core, core/files, core/http, core/sql, core/tls | the testkit |
 /// | a table format, the catalog | core | the testkit |
 /// | the runner, tests | all | all |
 fn may_know(name: &str) -> Option<Option<(&'static [&'static str], &'static [&'static str])>> {
@@ -19,13 +19,15 @@ fn may_know(name: &str) -> Option<Option<(&'static [&'static str], &'static [&'s
     const KIT: &[&str] = &["ingest-core", "ingest-testkit"];
     Some(match name {
         "ingest-core" | "ingest-heap" => Some((&[], &[])),
-        "ingest-http" | "ingest-sql" | "ingest-catalog" | "ingest-conformance" => Some((CORE, KIT)),
+        "ingest-files" | "ingest-http" | "ingest-sql" | "ingest-tls" | "ingest-catalog" | "ingest-conformance" => {
+            Some((CORE, KIT))
+        }
         "ingest-testkit" => Some((&["ingest-core", "ingest-conformance"], &["ingest-core", "ingest-conformance"])),
         "ingest-runner" | "ingest-tests" => None,
         _ if name.starts_with("ingest-lake-") => Some((CORE, KIT)),
         _ if name.starts_with("ingest-connector-") => Some((
-            &["ingest-core", "ingest-http", "ingest-sql"],
-            &["ingest-core", "ingest-http", "ingest-sql", "ingest-testkit"],
+            &["ingest-core", "ingest-files", "ingest-http", "ingest-sql", "ingest-tls"],
+            &["ingest-core", "ingest-files", "ingest-http", "ingest-sql", "ingest-tls", "ingest-testkit"],
         )),
         _ => return None,
     })

@@ -10,19 +10,19 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::config::FilesConfig;
-use crate::store::{Store, without_queries};
+use crate::store::{Root, without_queries};
 
 /// A folder given as a `file://` URL.
-pub fn local(path: &str) -> Result<Store> {
+pub fn local(path: &str) -> Result<Root> {
     Url::parse(path)
         .ok()
         .and_then(|url| url.to_file_path().ok())
-        .map(Store::Local)
+        .map(Root::Local)
         .ok_or_else(|| Error::config("invalid configuration: path: is not a file URL of this machine"))
 }
 
 /// The client of an object store or a web server. Connects to nothing.
-pub fn objects(config: &FilesConfig, path: &str) -> Result<Store> {
+pub fn objects(config: &FilesConfig, path: &str) -> Result<Root> {
     let wrong = |text: &str| Error::config(format!("invalid configuration: path: {text}"));
     let url = Url::parse(path).map_err(|e| wrong("is not a URL").caused_by(e))?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
@@ -76,7 +76,7 @@ pub fn objects(config: &FilesConfig, path: &str) -> Result<Store> {
                 .hint("write a folder, s3://, gs://, az:// or https://"));
         }
     };
-    Ok(Store::Objects { store, root, lists: !matches!(url.scheme(), "http" | "https") })
+    Ok(Root::Objects { store, root, lists: !matches!(url.scheme(), "http" | "https") })
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -162,10 +162,10 @@ mod tests {
     fn plain_http_needs_a_word() {
         let config =
             |path: &str, danger| FilesConfig { path: path.into(), danger_plaintext: danger, ..FilesConfig::default() };
-        assert!(Store::open(&config("http://example.com/x", false)).is_err());
-        assert!(Store::open(&config("http://example.com/x", true)).is_ok());
-        assert!(Store::open(&config("http://127.0.0.1:1/x", false)).is_ok());
-        assert!(Store::open(&config("https://user:pw@example.com/x", false)).is_err());
-        assert!(Store::open(&config("ftp://example.com/x", false)).is_err());
+        assert!(Root::open(&config("http://example.com/x", false)).is_err());
+        assert!(Root::open(&config("http://example.com/x", true)).is_ok());
+        assert!(Root::open(&config("http://127.0.0.1:1/x", false)).is_ok());
+        assert!(Root::open(&config("https://user:pw@example.com/x", false)).is_err());
+        assert!(Root::open(&config("ftp://example.com/x", false)).is_err());
     }
 }

@@ -4,19 +4,11 @@
 mod clients;
 mod config;
 mod connector;
-mod extract;
-mod formats;
-mod input;
 mod listing;
-mod plan;
-mod schema;
-mod state;
 mod store;
-mod streams;
-mod types;
 
-pub use config::{Compression, FileStream, FilesConfig, Format, OnChange};
+pub use config::FilesConfig;
 pub use connector::Files;
-pub use state::{At, Inside, Planned, Position, Seen, Work};
-pub use store::FileRef;
-pub use types::ColumnType;
+pub use ingest_files::{
+    At, ColumnType, Compression, FileRef, FileStream, Format, Inside, OnChange, Planned, Position, Seen, Work,
+};

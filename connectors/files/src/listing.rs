@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ingest_core::{Error, ErrorKind, Result};
+use ingest_files::{FileRef, Patterns};
 
-use crate::config::Patterns;
-use crate::store::{FileRef, modified};
+use crate::store::modified;
 
 /// Folders within folders that are followed at most.
 const MAX_DEPTH: usize = 64;

@@ -1,94 +1,28 @@
 //! Where the files are: a folder, or an object store.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path as LocalPath, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use ingest_core::{CancellationToken, Error, ErrorKind, Result};
+use ingest_core::{Error, ErrorKind, Result, async_trait};
+use ingest_files::{Fault, FileRef, Found, Patterns, Store};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::clients;
-use crate::config::{FilesConfig, Patterns};
+use crate::config::FilesConfig;
 
 /// A store that sends nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// A file as a listing saw it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FileRef {
-    /// Relative to the root, `/` between folders.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Modification time, microseconds UTC.
-    pub modified: i64,
-    /// What the store calls this version of the content.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub etag: Option<String>,
-}
-
-/// Why a file could not be read.
-#[derive(Debug)]
-pub enum Fault {
-    /// It is no longer what the listing saw: another run takes it.
-    Changed,
-    /// It cannot be read as what it should be.
-    Damaged(String),
-    /// The store fails, or the run ends: nothing is known about the file.
-    Failed(Error),
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        match error.downcast::<Carried>() {
-            Ok(Carried(fault)) => fault,
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound => Self::Changed,
-                io::ErrorKind::UnexpectedEof => Self::Damaged(format!("it is cut short: {error}")),
-                _ => Self::Damaged(error.to_string()),
-            },
-        }
-    }
-}
-
-impl From<Fault> for io::Error {
-    fn from(fault: Fault) -> Self {
-        io::Error::other(Carried(fault))
-    }
-}
-
-/// A fault on its way through a reader of somebody else.
-#[derive(Debug)]
-struct Carried(Fault);
-
-impl std::fmt::Display for Carried {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            Fault::Changed => f.write_str("the file changed while it was read"),
-            Fault::Damaged(text) => f.write_str(text),
-            Fault::Failed(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Carried {}
-
 /// The root of a source.
 #[derive(Debug, Clone)]
-pub enum Store {
+pub enum Root {
     /// A folder, with all symbolic links resolved.
     Local(PathBuf),
     /// A prefix of an object store.
@@ -102,7 +36,7 @@ pub enum Store {
     },
 }
 
-impl Store {
+impl Root {
     /// Makes the client. Connects to nothing.
     pub fn open(config: &FilesConfig) -> Result<Self> {
         let path = config.path.trim();
@@ -113,39 +47,6 @@ impl Store {
             };
         }
         Ok(Self::Local(PathBuf::from(path)))
-    }
-
-    /// Shows every matching file to `found`, in any order, and gives back what else a person should know: names that
-    /// cannot be addressed, links that lead out of the root.
-    pub async fn list(
-        &self,
-        patterns: &Patterns,
-        mut found: impl FnMut(FileRef) + Send + 'static,
-    ) -> Result<Vec<String>> {
-        match self {
-            Self::Local(root) => {
-                let (root, patterns) = (root.clone(), patterns.clone());
-                let walk = move || crate::listing::walk(&root, &patterns, &mut found);
-                tokio::task::spawn_blocking(walk)
-                    .await
-                    .map_err(|e| Error::unexpected("the listing died").caused_by(e))?
-            }
-            Self::Objects { store, root, lists } => {
-                if let Some(literals) = patterns.literals() {
-                    for literal in literals {
-                        if let Some(file) = self.head(literal).await? {
-                            found(file);
-                        }
-                    }
-                    return Ok(Vec::new());
-                }
-                if !lists {
-                    return Err(Error::new(ErrorKind::Unsupported, "a web server cannot list its files")
-                        .hint("name every file under `files` without wildcards"));
-                }
-                list_objects(store.as_ref(), root, patterns, &mut found).await.map(|()| Vec::new())
-            }
-        }
     }
 
     /// What the store says about one file now; `None` = it does not exist.
@@ -174,100 +75,95 @@ impl Store {
     }
 }
 
-/// One file, to be read on a blocking thread as the listing saw it.
-#[derive(Debug, Clone)]
-pub struct Reading {
-    /// Where it is.
-    pub store: Store,
-    /// What the listing saw.
-    pub file: FileRef,
-    /// Where the requests run.
-    pub handle: Handle,
-    /// Where files are copied to that cannot be read from front to back.
-    pub temp_dir: PathBuf,
-    /// Fires when the run ends.
-    pub cancel: CancellationToken,
+#[async_trait]
+impl Store for Root {
+    async fn list(&self, patterns: &Patterns, mut found: Found) -> Result<Vec<String>> {
+        match self {
+            Self::Local(root) => {
+                let (root, patterns) = (root.clone(), patterns.clone());
+                let walk = move || crate::listing::walk(&root, &patterns, &mut found);
+                tokio::task::spawn_blocking(walk)
+                    .await
+                    .map_err(|e| Error::unexpected("the listing died").caused_by(e))?
+            }
+            Self::Objects { store, root, lists } => {
+                if let Some(literals) = patterns.literals() {
+                    for literal in literals {
+                        if let Some(file) = self.head(&literal).await? {
+                            found(file);
+                        }
+                    }
+                    return Ok(Vec::new());
+                }
+                if !lists {
+                    return Err(Error::new(ErrorKind::Unsupported, "a web server cannot list its files")
+                        .hint("name every file under `files` without wildcards"));
+                }
+                list_objects(store.as_ref(), root, patterns, &mut found).await.map(|()| Vec::new())
+            }
+        }
+    }
+
+    fn bytes(&self, file: &FileRef, offset: u64, handle: &Handle) -> Result<Box<dyn Read + Send>, Fault> {
+        match self {
+            Self::Local(root) => {
+                let mut opened = open_unchanged(root, file)?;
+                opened.seek(SeekFrom::Start(offset))?;
+                Ok(Box::new(opened.take(file.size.saturating_sub(offset))))
+            }
+            Self::Objects { store, root, .. } => Ok(Box::new(remote(store, root, file, offset, handle)?)),
+        }
+    }
+
+    fn local(&self, file: &FileRef) -> Result<Option<File>, Fault> {
+        match self {
+            Self::Local(root) => open_unchanged(root, file).map(Some),
+            Self::Objects { .. } => Ok(None),
+        }
+    }
+
+    /// Objects are asked for by their version instead.
+    fn unchanged(&self, file: &FileRef) -> Result<(), Fault> {
+        match self {
+            Self::Local(root) => open_unchanged(root, file).map(|_| ()),
+            Self::Objects { .. } => Ok(()),
+        }
+    }
 }
 
-impl Reading {
-    /// The bytes from `offset` on.
-    pub fn bytes(&self, offset: u64) -> Result<Box<dyn Read + Send>, Fault> {
-        let read: Box<dyn Read + Send> = match &self.store {
-            Store::Local(_) => {
-                let mut file = self.local()?;
-                file.seek(SeekFrom::Start(offset))?;
-                Box::new(file.take(self.file.size.saturating_sub(offset)))
-            }
-            Store::Objects { .. } => Box::new(self.remote(offset)?),
-        };
-        Ok(Box::new(Stoppable { read, cancel: self.cancel.clone() }))
+fn open_unchanged(root: &LocalPath, file: &FileRef) -> Result<File, Fault> {
+    let opened = open_local(root, &file.path)?;
+    match stat(&opened, &file.path)? == *file {
+        true => Ok(opened),
+        false => Err(Fault::Changed),
     }
+}
 
-    /// The whole file, with random access. One in an object store is copied to a temporary file first.
-    pub fn whole(&self) -> Result<File, Fault> {
-        match &self.store {
-            Store::Local(_) => self.local(),
-            Store::Objects { .. } => {
-                let failed = |e: io::Error| {
-                    Error::new(ErrorKind::Unavailable, "cannot copy a file to the folder for temporary files")
-                        .caused_by(e)
-                };
-                let mut copy = tempfile::tempfile_in(&self.temp_dir).map_err(failed)?;
-                let mut read = self.remote(0)?;
-                while let Some(chunk) = read.chunk()? {
-                    if self.cancel.is_cancelled() {
-                        return Err(Error::cancelled().into());
-                    }
-                    copy.write_all(&chunk).map_err(failed)?;
-                }
-                copy.rewind().map_err(failed)?;
-                Ok(copy)
-            }
+fn remote(
+    store: &Arc<dyn ObjectStore>,
+    root: &Path,
+    file: &FileRef,
+    offset: u64,
+    handle: &Handle,
+) -> Result<Chunks, Fault> {
+    let location = location(root, &file.path).map_err(|_| Fault::Changed)?;
+    let modified = chrono::DateTime::from_timestamp_micros(file.modified);
+    let options = GetOptions {
+        if_match: file.etag.clone().filter(|etag| !etag.starts_with("W/")),
+        if_unmodified_since: modified.filter(|_| file.etag.is_none()),
+        range: (offset > 0).then_some(GetRange::Offset(offset)),
+        ..GetOptions::default()
+    };
+    let (store, file) = (store.clone(), file.clone());
+    let (send, receive) = tokio::sync::mpsc::channel(4);
+    handle.spawn(async move {
+        let read = forward(store, location, options, &file, &send);
+        if let Err(fault) = read.await {
+            // Nobody listens any more: the reader was dropped.
+            let _ = send.send(Err(fault)).await;
         }
-    }
-
-    /// Looks whether the file is still what the listing saw; objects are asked for by their version instead.
-    pub fn unchanged(&self) -> Result<(), Fault> {
-        match &self.store {
-            Store::Local(_) => self.local().map(|_| ()),
-            Store::Objects { .. } => Ok(()),
-        }
-    }
-
-    fn local(&self) -> Result<File, Fault> {
-        let Store::Local(root) = &self.store else {
-            return Err(Error::unexpected("a file of an object store was taken for a local one").into());
-        };
-        let file = open_local(root, &self.file.path)?;
-        match stat(&file, &self.file.path)? == self.file {
-            true => Ok(file),
-            false => Err(Fault::Changed),
-        }
-    }
-
-    fn remote(&self, offset: u64) -> Result<Chunks, Fault> {
-        let Store::Objects { store, root, .. } = &self.store else {
-            return Err(Error::unexpected("a local file was taken for one of an object store").into());
-        };
-        let location = location(root, &self.file.path).map_err(|_| Fault::Changed)?;
-        let modified = chrono::DateTime::from_timestamp_micros(self.file.modified);
-        let options = GetOptions {
-            if_match: self.file.etag.clone().filter(|etag| !etag.starts_with("W/")),
-            if_unmodified_since: modified.filter(|_| self.file.etag.is_none()),
-            range: (offset > 0).then_some(GetRange::Offset(offset)),
-            ..GetOptions::default()
-        };
-        let (store, file) = (store.clone(), self.file.clone());
-        let (send, receive) = tokio::sync::mpsc::channel(4);
-        self.handle.spawn(async move {
-            let read = forward(store, location, options, &file, &send);
-            if let Err(fault) = read.await {
-                // Nobody listens any more: the reader was dropped.
-                let _ = send.send(Err(fault)).await;
-            }
-        });
-        Ok(Chunks { receive, rest: Bytes::new() })
-    }
+    });
+    Ok(Chunks { receive, rest: Bytes::new() })
 }
 
 async fn forward(
@@ -326,21 +222,6 @@ impl Read for Chunks {
     }
 }
 
-/// A reader that ends when the run ends, also where nothing is passed on for long.
-struct Stoppable {
-    read: Box<dyn Read + Send>,
-    cancel: CancellationToken,
-}
-
-impl Read for Stoppable {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.cancel.is_cancelled() {
-            true => Err(Fault::from(Error::cancelled()).into()),
-            false => self.read.read(into),
-        }
-    }
-}
-
 /// Opens a file below the root; a link that leads out of it is not followed.
 fn open_local(root: &LocalPath, path: &str) -> Result<File, Fault> {
     if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
@@ -371,12 +252,7 @@ pub(crate) fn modified(meta: &std::fs::Metadata) -> i64 {
     }
 }
 
-async fn list_objects(
-    store: &dyn ObjectStore,
-    root: &Path,
-    patterns: &Patterns,
-    found: &mut (impl FnMut(FileRef) + Send),
-) -> Result<()> {
+async fn list_objects(store: &dyn ObjectStore, root: &Path, patterns: &Patterns, found: &mut Found) -> Result<()> {
     for base in patterns.bases() {
         let failed = |e| {
             store_error(e, "cannot list files").with("folder", if base.is_empty() { "/" } else { &base }).hint(

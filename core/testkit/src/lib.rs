@@ -25,6 +25,7 @@
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
+//! | [`table`] | runs of a connector, and the table that comes of them |
 
 pub mod azurite;
 pub mod cassette;
@@ -48,6 +49,7 @@ pub mod shopify;
 pub mod source;
 pub mod store;
 pub mod stripe;
+pub mod table;
 
 pub use ingest_conformance as conformance;
 pub use ingest_conformance::{oracle, out};

@@ -13,7 +13,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::certificates::Authority;
+use crate::process::free_port;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -303,11 +303,7 @@ fn guard(folder: &Path, bin: &Path, account: Option<(u32, u32)>) -> Child {
     shell.spawn().expect("a shell")
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
-}
-
-fn account(name: &str) -> (u32, u32) {
+pub(crate) fn account(name: &str) -> (u32, u32) {
     let accounts = fs::read_to_string("/etc/passwd").expect("the accounts of this machine");
     let numbers = accounts.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -316,5 +312,5 @@ fn account(name: &str) -> (u32, u32) {
             _ => None,
         }
     });
-    numbers.expect("the account `postgres`, which comes with the server's package")
+    numbers.unwrap_or_else(|| panic!("there is no account `{name}`: run .ci/install as root"))
 }

@@ -7,10 +7,10 @@ use arrow_schema::{DataType, Field, Schema};
 use futures::StreamExt;
 use ingest_core::{Error, Estimate, Mode, Problem, Result, Stream};
 
-use crate::config::{Format, StreamOptions};
-use crate::connector::Files;
 use crate::formats::{self, Columns, SOURCE_FILE};
 use crate::input::Limits;
+use crate::options::{Format, StreamOptions};
+use crate::source::FileSource;
 use crate::store::{FileRef, Reading};
 
 /// Files that are looked at: the oldest, the newest, and some in between.
@@ -21,7 +21,7 @@ const ENDS: usize = 2_048;
 const TOGETHER: usize = 4;
 
 /// Describes a stream.
-pub async fn stream(files: &Files, options: &Arc<StreamOptions>) -> Result<Stream> {
+pub async fn stream(files: &FileSource, options: &Arc<StreamOptions>) -> Result<Stream> {
     let listed = listed(files, options).await?;
     let (columns, faults) = look(files, options, &listed.sample).await?;
     for (path, fault) in faults {
@@ -41,7 +41,7 @@ pub async fn stream(files: &Files, options: &Arc<StreamOptions>) -> Result<Strea
 }
 
 /// What `check` finds wrong with a stream.
-pub async fn problems(files: &Files, options: &Arc<StreamOptions>) -> Vec<Problem> {
+pub async fn problems(files: &FileSource, options: &Arc<StreamOptions>) -> Vec<Problem> {
     let name = || Some(options.name.as_str().into());
     let found = async {
         let listed = listed(files, options).await?;
@@ -82,26 +82,29 @@ struct Listed {
     notes: Vec<String>,
 }
 
-async fn listed(files: &Files, options: &StreamOptions) -> Result<Listed> {
+async fn listed(files: &FileSource, options: &StreamOptions) -> Result<Listed> {
     let found: Arc<Mutex<Listed>> = Arc::default();
     let filled = found.clone();
     let by_time = |file: &FileRef| (file.modified, file.path.clone());
     let notes = files
         .store
-        .list(&options.patterns, move |file| {
-            if file.size == 0 {
-                return;
-            }
-            let mut found = filled.lock().unwrap_or_else(PoisonError::into_inner);
-            found.count += 1;
-            found.bytes += file.size;
-            found.sample.push(file);
-            // Of many files the oldest and the newest are enough to choose from.
-            if found.sample.len() > 4 * ENDS {
-                found.sample.sort_by_cached_key(by_time);
-                found.sample.drain(ENDS..3 * ENDS);
-            }
-        })
+        .list(
+            &options.patterns,
+            Box::new(move |file| {
+                if file.size == 0 {
+                    return;
+                }
+                let mut found = filled.lock().unwrap_or_else(PoisonError::into_inner);
+                found.count += 1;
+                found.bytes += file.size;
+                found.sample.push(file);
+                // Of many files the oldest and the newest are enough to choose from.
+                if found.sample.len() > 4 * ENDS {
+                    found.sample.sort_by_cached_key(by_time);
+                    found.sample.drain(ENDS..3 * ENDS);
+                }
+            }),
+        )
         .await?;
     let mut listed = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
     listed.sample.sort_by_cached_key(by_time);
@@ -124,7 +127,7 @@ fn spread(count: usize) -> Vec<usize> {
 
 /// Looks at files. The columns of all of them in the order in which they appear, and the files that cannot be read.
 async fn look(
-    files: &Files,
+    files: &FileSource,
     options: &Arc<StreamOptions>,
     sample: &[FileRef],
 ) -> Result<(Vec<(String, DataType)>, Vec<(String, String)>)> {

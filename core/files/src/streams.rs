@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ingest_core::{Error, ErrorKind, Result};
 
-use crate::config::{FileStream, Format, Patterns, StreamOptions};
+use crate::options::{Defaults, FileStream, Format, StreamOptions};
+use crate::patterns::Patterns;
 use crate::store::Store;
 
 /// Streams, and what a person should know about files that belong to none.
@@ -25,23 +26,28 @@ struct Candidate {
 }
 
 /// Makes a stream of each file directly under the root, and of each folder there.
-pub async fn discover(store: &Store) -> Result<Discovered> {
-    let everything = Patterns::new(&["**".to_owned()]).map_err(Error::unexpected)?;
+pub async fn discover(store: &dyn Store, defaults: &Defaults) -> Result<Discovered> {
+    let everything = Patterns::new(&["**".to_owned()])
+        .and_then(|patterns| patterns.without(&defaults.exclude))
+        .map_err(Error::unexpected)?;
     let candidates: Arc<Mutex<BTreeMap<String, Candidate>>> = Arc::default();
     let collected = candidates.clone();
     let mut notes = store
-        .list(&everything, move |file| {
-            let mut candidates = collected.lock().unwrap_or_else(PoisonError::into_inner);
-            let format = Format::of_name(&file.path);
-            let (name, glob) = match (file.path.split_once('/'), format) {
-                (Some((folder, _)), _) => (folder.to_owned(), format!("{}/**", globset::escape(folder))),
-                (None, Some(_)) => (stem(&file.path).to_owned(), globset::escape(&file.path)),
-                (None, None) => return,
-            };
-            let candidate = candidates.entry(name).or_default();
-            candidate.globs.insert(glob);
-            candidate.formats.extend(format);
-        })
+        .list(
+            &everything,
+            Box::new(move |file| {
+                let mut candidates = collected.lock().unwrap_or_else(PoisonError::into_inner);
+                let format = Format::of_name(&file.path);
+                let (name, glob) = match (file.path.split_once('/'), format) {
+                    (Some((folder, _)), _) => (folder.to_owned(), format!("{}/**", globset::escape(folder))),
+                    (None, Some(_)) => (stem(&file.path).to_owned(), globset::escape(&file.path)),
+                    (None, None) => return,
+                };
+                let candidate = candidates.entry(name).or_default();
+                candidate.globs.insert(glob);
+                candidate.formats.extend(format);
+            }),
+        )
         .await?;
     let candidates = std::mem::take(&mut *candidates.lock().unwrap_or_else(PoisonError::into_inner));
     let mut streams = Vec::new();
@@ -50,7 +56,7 @@ pub async fn discover(store: &Store) -> Result<Discovered> {
         let globs: Vec<String> = candidate.globs.into_iter().collect();
         match formats.as_slice() {
             [] => {}
-            [format] => streams.push(Arc::new(of(&name, *format, &globs)?)),
+            [format] => streams.push(Arc::new(of(&name, *format, &globs, defaults)?)),
             _ if globs.iter().any(|glob| !glob.ends_with("/**")) => {
                 return Err(Error::new(ErrorKind::ConfigInvalid, "files of one name have different formats")
                     .with("name", &name)
@@ -65,10 +71,10 @@ pub async fn discover(store: &Store) -> Result<Discovered> {
 }
 
 /// The options of a stream that no configuration names.
-pub fn of(name: &str, format: Format, globs: &[String]) -> Result<StreamOptions> {
+pub fn of(name: &str, format: Format, globs: &[String], defaults: &Defaults) -> Result<StreamOptions> {
     let stream = FileStream { format: Some(format), ..FileStream::default() };
     let mut options = stream
-        .resolve(name, globs)
+        .resolve(name, globs, defaults)
         .map_err(|problems| Error::config(format!("cannot make a stream of {name}: {}", problems.join("; "))))?;
     options.patterns = options.patterns.only(format);
     Ok(options)

@@ -11,8 +11,8 @@ use ingest_core::csv::tokens::{Bad, Dialect, Field, Flaw, Tokens};
 use ingest_core::csv::{self, Stretch, blank_invalid_bytes};
 
 use super::{BATCH_ROWS, Columns, Sink, Target};
-use crate::config::StreamOptions;
 use crate::input::{CHUNK, Limits, Text};
+use crate::options::StreamOptions;
 use crate::state::Inside;
 use crate::store::{Fault, Reading};
 use crate::types::Seen;

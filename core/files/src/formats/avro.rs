@@ -8,8 +8,8 @@ use arrow_schema::SchemaRef;
 use super::blocks::Blocks;
 use super::conform::Conform;
 use super::{Sink, Target};
-use crate::config::StreamOptions;
 use crate::input::{CHUNK, Input, Limits};
+use crate::options::StreamOptions;
 use crate::state::Inside;
 use crate::store::{Fault, Reading};
 

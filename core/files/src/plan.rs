@@ -1,27 +1,30 @@
 //! Plans: which files are read, in which order, in which slices.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ingest_core::{
-    Error, ErrorKind, Estimate, Mode, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, columns,
+    Error, ErrorKind, Estimate, Intent, Mode, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, columns,
 };
 
-use crate::config::{OnChange, StreamOptions};
-use crate::connector::Files;
 use crate::formats::SOURCE_FILE;
-use crate::state::{FILES, Known, Planned, Position, Seen, Work};
+use crate::options::{OnChange, StreamOptions};
+use crate::patterns::Marker;
+use crate::source::FileSource;
+use crate::state::{FILES, Known, Live, Planned, Position, Seen, Work, path_hash};
 use crate::store::FileRef;
 
 /// Files of one plan at most, in incremental mode; the others follow in the next.
 const MOST_FILES: usize = 100_000;
+/// Files that one plan puts away at most; the others follow in the next.
+const MOST_AWAY: usize = 100_000;
 /// Files of one slice at most.
 const SLICE_FILES: usize = 1_000;
 /// JSON of one slice at most, about; the contract allows 64 KiB.
 const SLICE_JSON: usize = 56 << 10;
 
 /// Plans all streams of a request.
-pub async fn plan(files: &Files, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
+pub async fn plan(files: &FileSource, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
     let mut plan = Plan::default();
     let discovered = files.streams().await?;
     for selected in &request.streams {
@@ -35,7 +38,7 @@ pub async fn plan(files: &Files, request: &PlanRequest<Position>) -> Result<Plan
 }
 
 async fn stream(
-    files: &Files,
+    files: &FileSource,
     request: &PlanRequest<Position>,
     selected: &Selected<Position>,
     options: &Arc<StreamOptions>,
@@ -43,27 +46,26 @@ async fn stream(
 ) -> Result<()> {
     let shape = columns_of(selected, options)?;
     let (mut seen, leftovers) = known(selected)?;
-    let listing = Listing::new(selected.mode, options, request.now, seen.clone());
-    let listing = Arc::new(Mutex::new(listing));
-    let filled = listing.clone();
-    let notes = files
-        .store
-        .list(&options.patterns, move |file| filled.lock().unwrap_or_else(PoisonError::into_inner).take(file))
-        .await?;
-    for note in &notes {
-        tracing::warn!(stream = %options.name, note, "a part of the listing was left out");
-    }
-    let listing = std::mem::replace(
-        &mut *listing.lock().unwrap_or_else(PoisonError::into_inner),
-        Listing::new(selected.mode, options, request.now, Seen::default()),
-    );
+    let puts_away = files.store.puts_away() && selected.mode != Mode::Full && request.intent != Intent::Explain;
+    let listing = Listing {
+        markers: markers(files, options).await?,
+        puts_away,
+        ..Listing::new(selected, options, request, &seen)
+    };
+    let (listing, notes) = filled(files, options, listing).await?;
     if let Some(path) = listing.refused {
         return Err(Error::new(ErrorKind::DataInvalid, "a file changed after it was read, and `on_change` is fail")
             .with("stream", &options.name)
             .with("file", path)
             .hint("set `on_change: replace` to read it again, or give the new content a new name"));
     }
-    plan.more |= listing.more;
+    if !listing.committed.is_empty() {
+        for note in files.store.put_away(listing.committed).await? {
+            tracing::warn!(stream = %options.name, note, "a file that was read could not be put away; the next run tries again");
+        }
+    }
+    // What is put away is so by the plan that finds it committed: the next one, at the end of this.
+    plan.more |= listing.more || (puts_away && listing.is_new);
     let planned = listing.wanted.into_sorted_vec();
     if planned.is_empty() {
         return Ok(());
@@ -71,7 +73,7 @@ async fn stream(
     let mut live = listing.live;
     for entry in &planned {
         seen.add(&entry.0.file);
-        live.push((entry.0.file.modified, entry.0.file.path.clone()));
+        live.saw(&entry.0.file);
     }
     seen.shrink(live);
     let mut then: BTreeMap<SliceId, Option<Position>> = leftovers.into_iter().map(|id| (id, None)).collect();
@@ -93,6 +95,37 @@ async fn stream(
         });
     }
     Ok(())
+}
+
+/// The hashes of the markers there are, where files need one. They are listed before the files: a marker that comes in
+/// between is seen by the next plan.
+async fn markers(files: &FileSource, options: &StreamOptions) -> Result<Option<(Marker, HashSet<u64>)>> {
+    let Some(marker) = options.patterns.marker() else { return Ok(None) };
+    let found: Arc<Mutex<HashSet<u64>>> = Arc::default();
+    let filled = found.clone();
+    let take = move |file: FileRef| {
+        filled.lock().unwrap_or_else(PoisonError::into_inner).insert(path_hash(&file.path));
+    };
+    files.store.list(&options.patterns.of_markers(), Box::new(take)).await?;
+    let hashes = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Some((marker.clone(), hashes)))
+}
+
+/// Shows a listing to what is to come of it.
+async fn filled(files: &FileSource, options: &StreamOptions, listing: Listing) -> Result<(Listing, Vec<String>)> {
+    let listing = Arc::new(Mutex::new(Some(listing)));
+    let filled = listing.clone();
+    let take = move |file: FileRef| {
+        if let Some(listing) = filled.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            listing.take(file);
+        }
+    };
+    let notes = files.store.list(&options.patterns, Box::new(take)).await?;
+    for note in &notes {
+        tracing::warn!(stream = %options.name, note, "a part of the listing was left out");
+    }
+    let listing = listing.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok((listing.ok_or_else(|| Error::unexpected("a listing got lost"))?, notes))
 }
 
 /// Work without files: the columns.
@@ -171,22 +204,38 @@ struct Listing {
     /// Files after this are too young.
     settled: i64,
     seen: Seen,
+    /// The markers there are, where files need one.
+    markers: Option<(Marker, HashSet<u64>)>,
+    puts_away: bool,
     wanted: BinaryHeap<ByTime>,
-    live: Vec<(i64, String)>,
+    live: Live,
+    /// Files whose rows are committed, to be put away.
+    committed: Vec<FileRef>,
+    /// Whether a file is wanted that was not tried before.
+    is_new: bool,
     more: bool,
     refused: Option<String>,
 }
 
 impl Listing {
-    fn new(mode: Mode, options: &StreamOptions, now: i64, seen: Seen) -> Self {
+    fn new(
+        selected: &Selected<Position>,
+        options: &StreamOptions,
+        request: &PlanRequest<Position>,
+        seen: &Seen,
+    ) -> Self {
         let settle = i64::try_from(options.settle.0.as_micros()).unwrap_or(i64::MAX);
         Self {
-            incremental: mode != Mode::Full,
+            incremental: selected.mode != Mode::Full,
             on_change: options.on_change,
-            settled: if settle == 0 { i64::MAX } else { now.saturating_sub(settle) },
-            seen,
+            settled: if settle == 0 { i64::MAX } else { request.now.saturating_sub(settle) },
+            seen: seen.clone(),
+            markers: None,
+            puts_away: false,
             wanted: BinaryHeap::new(),
-            live: Vec::new(),
+            live: Live::default(),
+            committed: Vec::new(),
+            is_new: false,
             more: false,
             refused: None,
         }
@@ -197,13 +246,23 @@ impl Listing {
         if file.size == 0 || file.modified > self.settled {
             return;
         }
+        if let Some((marker, there)) = &self.markers
+            && !there.contains(&path_hash(&marker.of(&file.path)))
+        {
+            return;
+        }
         if !self.incremental {
             return self.wanted.push(ByTime(Planned { file, again: false }));
         }
         let replace = self.on_change == OnChange::Replace;
-        let again = match (self.seen.of(&file), self.on_change) {
+        let known = self.seen.of(&file);
+        let again = match (known, self.on_change) {
             (Known::Same, _) | (Known::Changed, OnChange::Ignore) => {
-                return self.live.push((file.modified, file.path));
+                self.live.saw(&file);
+                if self.puts_away && known == Known::Same && self.committed.len() < MOST_AWAY {
+                    self.committed.push(file);
+                }
+                return;
             }
             (Known::Changed, OnChange::Fail) => {
                 self.refused.get_or_insert(file.path);
@@ -212,6 +271,7 @@ impl Listing {
             (Known::New, _) => replace && self.seen.has_border(),
             (Known::Changed | Known::Unread, _) => replace,
         };
+        self.is_new |= known != Known::Unread;
         self.wanted.push(ByTime(Planned { file, again }));
         if self.wanted.len() > MOST_FILES {
             self.more = true;

@@ -17,8 +17,8 @@ use arrow_schema::{DataType, Field, Schema};
 use ingest_core::{BadRecord, CancellationToken, Error, columns};
 use tokio::sync::mpsc;
 
-use crate::config::{Format, StreamOptions};
 use crate::input::Limits;
+use crate::options::{Format, StreamOptions};
 use crate::state::{Inside, Work};
 use crate::store::{Fault, Reading};
 use crate::types::Seen;

@@ -14,9 +14,9 @@ use ingest_core::{BadRecord, Done, Error, ErrorKind, Json, Out, Region, Result, 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::OnChange;
-use crate::connector::Files;
 use crate::formats::{self, Item, SOURCE_FILE, Sink, Target};
+use crate::options::OnChange;
+use crate::source::FileSource;
 use crate::state::{At, Inside, Planned, Position, Work};
 use crate::store::{Fault, Reading};
 
@@ -39,7 +39,7 @@ pub enum Known {
 
 /// Reads a slice.
 pub async fn extract(
-    files: &Files,
+    files: &FileSource,
     slice: &Slice<Work>,
     from: Option<&Position>,
     out: &mut Out<'_, Position>,
@@ -98,7 +98,7 @@ struct Open {
 }
 
 struct Reader<'a, 'o> {
-    files: &'a Files,
+    files: &'a FileSource,
     stream: &'a StreamName,
     slice: &'a str,
     replace: bool,

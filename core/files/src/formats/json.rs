@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 
 use super::elements::{Elements, Found};
 use super::{BATCH_ROWS, Columns, Sink, Target};
-use crate::config::StreamOptions;
 use crate::input::{self, CHUNK, Text};
+use crate::options::StreamOptions;
 use crate::state::Inside;
 use crate::store::{Fault, Reading};
 use crate::types::Seen;

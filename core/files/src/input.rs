@@ -3,8 +3,9 @@
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use encoding_rs::{DecoderResult, Encoding, UTF_8};
+use ingest_core::config::ByteSize;
 
-use crate::config::{Compression, StreamOptions};
+use crate::options::{Compression, StreamOptions};
 use crate::store::{Fault, Reading};
 
 /// Bytes that are asked for at once.
@@ -21,6 +22,17 @@ pub struct Limits {
     pub ratio: u64,
     /// Decompressed bytes of one file.
     pub decompressed: u64,
+}
+
+impl Limits {
+    /// The ceilings of a configuration.
+    pub fn new(max_record: ByteSize, max_ratio: u64, max_decompressed: ByteSize) -> Self {
+        Self {
+            record: usize::try_from(max_record.0).unwrap_or(usize::MAX).clamp(1 << 10, 1 << 30),
+            ratio: max_ratio.max(1),
+            decompressed: max_decompressed.0,
+        }
+    }
 }
 
 /// A file as decompressed bytes.

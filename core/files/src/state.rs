@@ -1,6 +1,7 @@
 //! What a slice says, where it has been read to, and which files were read before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
 use arrow_schema::DataType;
 use base64::Engine;
@@ -154,30 +155,45 @@ impl Seen {
 
     /// Gives entries up until the position is small enough: first those of files that are gone, then the oldest.
     ///
-    /// `live`: the files that the listing showed and that are known, with their times.
-    pub fn shrink(&mut self, mut live: Vec<(i64, String)>) {
+    /// `live`: the files that the listing showed and that are known.
+    pub fn shrink(&mut self, live: Live) {
         if self.entries.len() <= MOST {
             return;
         }
-        let hashes: HashMap<u64, usize> = live.iter().enumerate().map(|(i, (_, path))| (path_hash(path), i)).collect();
-        self.entries.retain(|hash, id| *id == 0 || hashes.contains_key(hash));
+        self.entries.retain(|hash, id| *id == 0 || live.hashes.contains(hash));
         if self.entries.len() <= MOST {
             return;
         }
-        live.sort();
-        let cut = live.len().saturating_sub(KEPT);
-        for (_, path) in live.iter().take(cut) {
-            let hash = path_hash(path);
-            if self.entries.get(&hash).is_some_and(|id| *id != 0) {
-                self.entries.remove(&hash);
-            }
-        }
-        let border = live.get(cut).cloned();
+        let kept: HashSet<u64> = live.newest.iter().map(|Reverse((_, path))| path_hash(path)).collect();
+        self.entries.retain(|hash, id| *id == 0 || kept.contains(hash));
+        let border = live.newest.into_iter().map(|Reverse(file)| file).min();
         self.border = border.max(self.border.take());
     }
 }
 
-fn path_hash(path: &str) -> u64 {
+/// The known files that a listing showed: hashes of all, times and names of the newest alone.
+#[derive(Debug, Default)]
+pub struct Live {
+    hashes: HashSet<u64>,
+    newest: BinaryHeap<Reverse<(i64, String)>>,
+}
+
+impl Live {
+    /// Takes note of a file.
+    pub fn saw(&mut self, file: &FileRef) {
+        self.hashes.insert(path_hash(&file.path));
+        if self.newest.len() < KEPT {
+            self.newest.push(Reverse((file.modified, file.path.clone())));
+        } else if let Some(mut oldest) = self.newest.peek_mut()
+            && (oldest.0.0, &oldest.0.1) < (file.modified, &file.path)
+        {
+            *oldest = Reverse((file.modified, file.path.clone()));
+        }
+    }
+}
+
+/// The number under which a path is remembered.
+pub fn path_hash(path: &str) -> u64 {
     let digest = Sha256::digest(path.as_bytes());
     digest.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
 }
@@ -278,8 +294,8 @@ mod tests {
         let files: Vec<FileRef> = (0..200_000).map(|i| file(&format!("in/{i}.csv"), 1, i / 7)).collect();
         for part in files.chunks(100_000) {
             part.iter().for_each(|f| seen.add(f));
-            let live =
-                files.iter().filter(|f| seen.of(f) != Known::New).map(|f| (f.modified, f.path.clone())).collect();
+            let mut live = Live::default();
+            files.iter().filter(|f| seen.of(f) != Known::New).for_each(|f| live.saw(f));
             seen.shrink(live);
         }
         let (seen, bytes) = stored(&seen);
@@ -296,7 +312,9 @@ mod tests {
         (0..MOST as i64 + 1).for_each(|i| seen.add(&file(&format!("gone/{i}"), 1, i)));
         let live = file("live", 1, 0);
         seen.add(&live);
-        seen.shrink(vec![(0, "live".into())]);
+        let mut listed = Live::default();
+        listed.saw(&live);
+        seen.shrink(listed);
         assert_eq!(seen.entries.len(), 1);
         assert_eq!(seen.of(&live), Known::Same);
         assert_eq!(seen.of(&file("new", 1, 0)), Known::New);
