@@ -26,6 +26,8 @@ impl Registry {
         let registry = Self::empty();
         #[cfg(feature = "files")]
         let registry = registry.with::<ingest_connector_files::Files>();
+        #[cfg(feature = "ftp")]
+        let registry = registry.with::<ingest_connector_ftp::Ftp>();
         #[cfg(feature = "mysql")]
         let registry = registry.with::<ingest_connector_mysql::Mysql>();
         #[cfg(feature = "postgres")]
@@ -34,6 +36,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_rest::Rest>();
         #[cfg(feature = "salesforce")]
         let registry = registry.with::<ingest_connector_salesforce::Salesforce>();
+        #[cfg(feature = "sftp")]
+        let registry = registry.with::<ingest_connector_sftp::Sftp>();
         #[cfg(feature = "shopify")]
         let registry = registry.with::<ingest_connector_shopify::Shopify>();
         #[cfg(feature = "stripe")]

@@ -6,6 +6,7 @@
 //! | [`cassette`] | records an HTTP API once and plays it back for ever |
 //! | [`certificates`] | certificates for servers of tests |
 //! | [`conformance`] | the suite that every connector passes |
+//! | [`ftp`] | FTP servers: vsftpd and pyftpdlib |
 //! | [`gcs`] | Google Cloud Storage's XML API over an S3 stand-in |
 //! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
@@ -23,6 +24,7 @@
 //! | [`salesforce`] | a stand-in for Salesforce |
 //! | [`shopify`] | a stand-in for Shopify |
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
+//! | [`sshd`] | an OpenSSH server with SFTP |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
 //! | [`table`] | runs of a connector, and the table that comes of them |
@@ -31,6 +33,7 @@ pub mod azurite;
 pub mod cassette;
 pub mod certificates;
 mod exchange;
+pub mod ftp;
 pub mod gcs;
 mod hmac;
 pub mod hostile;
@@ -47,6 +50,7 @@ pub mod s3;
 pub mod salesforce;
 pub mod shopify;
 pub mod source;
+pub mod sshd;
 pub mod store;
 pub mod stripe;
 pub mod table;
