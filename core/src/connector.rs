@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Context, Cursor, Done, Error, ErrorKind, Json, Mode, Out, Plan, PlanRequest, Problem, Result, Selection, Slice,
-    Stream,
+    Stream, StreamName,
 };
 
 /// What an author writes. [`Builtin`](crate::Builtin) makes the erased form; authors never see JSON of their own state.
@@ -44,6 +44,22 @@ pub trait Connector: Send + Sync + Sized + 'static {
     ///
     /// Ok with an empty list promises that `plan` and `extract` have the rights they need for the selected streams.
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>>;
+
+    /// Finds everything that keeps changes of these streams from being captured ([`Mode::Cdc`]), beside what `check` finds:
+    /// `check` is not told how streams are read. Changes nothing at the source.
+    async fn check_changes(&self, _streams: &[StreamName]) -> Result<Vec<Problem>> {
+        Ok(Vec::new())
+    }
+
+    /// Sets change capture up at the source for these streams, or takes it down: publications, slots. Gives the statements
+    /// that were needed, in order; with `dry_run` they are given alone. Nothing to do = none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the source needs no such thing.
+    async fn set_up(&self, _streams: &[StreamName], _set_up: SetUp, _dry_run: bool) -> Result<Vec<String>> {
+        Err(Error::new(ErrorKind::Unsupported, "this connector has nothing to set up at the source")
+            .with("connector", Self::spec().name))
+    }
 
     /// Describes every selected stream with exact types. May be slow; the runner caches.
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>>;
@@ -90,6 +106,15 @@ pub trait Connector: Send + Sync + Sized + 'static {
             .with("state_version", version)
             .hint("use the version of `ingest` that wrote it, or `ingest state reset` and load again"))
     }
+}
+
+/// What becomes of change capture at a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetUp {
+    /// It is made ready.
+    Make,
+    /// Everything that was made for it goes.
+    Remove,
 }
 
 /// What a connector is.

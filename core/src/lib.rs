@@ -34,7 +34,7 @@ mod secret;
 mod source;
 mod stream;
 
-pub use connector::{Capabilities, Connector, Deletes, Replay, Spec};
+pub use connector::{Capabilities, Connector, Deletes, Replay, SetUp, Spec};
 pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, SystemClock};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use names::{StreamName, nearest, table_name};

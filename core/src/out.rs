@@ -8,7 +8,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cursor, Error, ErrorKind, Json, Result, Stored, StreamName};
+use crate::{Cursor, Error, ErrorKind, Json, Result, Seq, Stored, StreamName};
 
 /// The way out, as an author sees it. Every call waits while memory is short; an `Err` is passed on with `?`.
 ///
@@ -44,7 +44,13 @@ impl<'a, P: Cursor> Out<'a, P> {
 
     /// Removes a region of the table, in order with the rows: a TRUNCATE, a restated day, a file sent again.
     pub async fn remove(&mut self, stream: &StreamName, region: Region) -> Result<()> {
-        self.raw.put(Event::Remove(stream.clone(), region)).await
+        self.raw.put(Event::Remove(stream.clone(), region, None)).await
+    }
+
+    /// Removes a region like [`Out::remove`], at a place in the order of a slice that serves several streams: a table that
+    /// stands at `seq` or behind it has the removal already, as it has the rows up to there.
+    pub async fn remove_at(&mut self, stream: &StreamName, region: Region, seq: Seq) -> Result<()> {
+        self.raw.put(Event::Remove(stream.clone(), region, Some(seq))).await
     }
 
     /// Says that all before is covered, for every stream of the slice, and that a restart here is safe.
@@ -133,8 +139,8 @@ pub enum Event {
     Schema(StreamName, SchemaRef),
     /// Rows of a stream.
     Rows(StreamName, RecordBatch),
-    /// A region of the table is to be removed.
-    Remove(StreamName, Region),
+    /// A region of the table is to be removed; with its place in the order of a slice of several streams.
+    Remove(StreamName, Region, Option<Seq>),
     /// A record that could not be read as a row.
     Quarantine(StreamName, BadRecord),
     /// All before is covered.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::out::store;
 use crate::{
     Connector, Context, Done, Error, ErrorKind, Json, Out, Plan, PlanRequest, Problem, RawOut, Result, Selected,
-    Selection, Slice, Spec, Stored, Stream,
+    Selection, SetUp, Slice, Spec, Stored, Stream, StreamName,
 };
 
 /// Makes a source of a configuration. [`Builtin`] is one for every [`Connector`]; a plug-in is another.
@@ -31,6 +31,14 @@ pub trait Factory: Send + Sync {
 pub trait Source: Send + Sync {
     /// See [`Connector::check`].
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>>;
+    /// See [`Connector::check_changes`].
+    async fn check_changes(&self, _streams: &[StreamName]) -> Result<Vec<Problem>> {
+        Ok(Vec::new())
+    }
+    /// See [`Connector::set_up`].
+    async fn set_up(&self, _streams: &[StreamName], _set_up: SetUp, _dry_run: bool) -> Result<Vec<String>> {
+        Err(Error::new(ErrorKind::Unsupported, "this connector has nothing to set up at the source"))
+    }
     /// See [`Connector::schema`].
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>>;
     /// See [`Connector::plan`].
@@ -132,6 +140,14 @@ impl<C: Connector> Erased<C> {
 impl<C: Connector> Source for Erased<C> {
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
         self.connector.check(selection).await
+    }
+
+    async fn check_changes(&self, streams: &[StreamName]) -> Result<Vec<Problem>> {
+        self.connector.check_changes(streams).await
+    }
+
+    async fn set_up(&self, streams: &[StreamName], set_up: SetUp, dry_run: bool) -> Result<Vec<String>> {
+        self.connector.set_up(streams, set_up, dry_run).await
     }
 
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {

@@ -98,7 +98,7 @@ impl Lake {
                             .unwrap_or(batch.num_rows());
                         entries.push(Entry::Rows(batch.slice(first, batch.num_rows() - first)));
                     }
-                    Event::Remove(stream, Region::All) if stream == name => entries.push(Entry::Cleared),
+                    Event::Remove(stream, Region::All, _) if stream == name => entries.push(Entry::Cleared),
                     _ => {}
                 }
             }

@@ -138,7 +138,11 @@ pub(crate) async fn load(connection: &mut Connection, selection: &Selection) -> 
     }
     let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
     let oids = format!("'{{{}}}'::pg_catalog.oid[]", oids.join(","));
-    let types = types(connection, &oids).await?;
+    let seed = format!(
+        "SELECT a.atttypid FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = ANY ({oids}) AND a.attnum > 0 AND NOT a.attisdropped"
+    );
+    let types = types(connection, &seed).await?;
     let mut index: HashMap<u32, usize> = tables.iter().enumerate().map(|(i, table)| (table.oid, i)).collect();
     let numbers = columns(connection, &oids, &types, &mut tables, &index).await?;
     parts(connection, &oids, &mut tables, &index).await?;
@@ -204,13 +208,12 @@ async fn relations(connection: &mut Connection, selection: &Selection) -> Result
     Ok(tables.into_values().collect())
 }
 
-/// The types of all columns, and those that they are made of.
-async fn types(connection: &mut Connection, oids: &str) -> Result<Types> {
+/// Types by a query that gives their numbers, and those that they are made of.
+pub(crate) async fn types(connection: &mut Connection, seed: &str) -> Result<Types> {
     // `rngmultitypid` exists from version 14 on; as JSON its absence is no error.
     let sql = format!(
         "WITH RECURSIVE used(oid) AS (
-           SELECT a.atttypid FROM pg_catalog.pg_attribute a
-           WHERE a.attrelid = ANY ({oids}) AND a.attnum > 0 AND NOT a.attisdropped
+           {seed}
            UNION
            SELECT e.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid CROSS JOIN LATERAL (
              SELECT t.typelem AS oid UNION ALL SELECT t.typbasetype

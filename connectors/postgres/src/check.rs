@@ -145,7 +145,7 @@ fn grants(table: &Table, role: &str, server: &Server, problems: &mut Vec<Problem
 }
 
 /// The first names of many.
-fn few(names: &[&str]) -> String {
+pub(crate) fn few(names: &[&str]) -> String {
     match names {
         [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more", names.len() - 3),
         names => names.join(", "),

@@ -48,6 +48,12 @@ pub struct PostgresConfig {
     /// Largest row that is accepted, in the server's binary form. A larger one ends the stream with an error before it
     /// is read into memory. Default: 64MiB.
     pub max_row_bytes: ByteSize,
+    /// `mode: cdc`: the publication that says which changes the server sends. Default: `ingest`. One that exists is used as
+    /// it is; where there is none, the first run makes it for the tables that it reads.
+    pub publication: String,
+    /// `mode: cdc`: the replication slot, from which the server keeps its log until the lake has it. Default: `ingest`. The
+    /// first run makes it. Each lake needs one of its own.
+    pub slot: String,
     /// Reads tables whose row-level security hides rows from the user. Default: false, and such a table is an error,
     /// because rows would be missing in silence.
     pub row_security: bool,
@@ -88,6 +94,8 @@ impl Default for PostgresConfig {
             lock_timeout: Span::seconds(30),
             application_name: "ingest".into(),
             max_row_bytes: ByteSize(64 << 20),
+            publication: "ingest".into(),
+            slot: "ingest".into(),
             row_security: false,
         }
     }
@@ -141,6 +149,13 @@ impl PostgresConfig {
         // A frame of the protocol counts its length in 31 bits, and a value in PostgreSQL ends at 1 GiB.
         if !((64 << 10)..=(1 << 30)).contains(&self.max_row_bytes.0) {
             refuse("max_row_bytes", "is not between 64KiB and 1GiB");
+        }
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if self.slot.is_empty() || self.slot.len() > 63 || !self.slot.chars().all(plain) {
+            refuse("slot", "is not 1 to 63 characters of a-z, 0-9 and _");
+        }
+        if self.publication.is_empty() || self.publication.len() > 63 || self.publication.contains('\0') {
+            refuse("publication", "is not 1 to 63 characters");
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             refuse("tls_cert", "tls_cert and tls_key belong together, one is missing");

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
-use arrow_schema::{Field, FieldRef, Schema};
+use arrow_schema::{FieldRef, Schema};
 use ingest_core::{Error, ErrorKind, Result, columns};
 
 use crate::builder::{Builder, Misfits};
@@ -23,11 +23,16 @@ struct Place {
     len: i32,
 }
 
+/// The columns of rows on their way into a batch.
+pub(crate) struct Columns {
+    pub(crate) fields: Vec<FieldRef>,
+    pub(crate) builders: Vec<Builder>,
+    misfits: Vec<Misfits>,
+}
+
 /// Decodes the rows of one COPY.
 pub(crate) struct Decoder {
-    fields: Vec<FieldRef>,
-    builders: Vec<Builder>,
-    misfits: Vec<Misfits>,
+    columns: Columns,
     places: Vec<Place>,
     /// A row that a frame left unfinished. The server sends one frame a row; a proxy may cut differently.
     carry: Vec<u8>,
@@ -42,11 +47,8 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// For rows with these columns.
     pub(crate) fn new(columns: impl IntoIterator<Item = (FieldRef, Kind)>) -> Self {
-        let (fields, kinds): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
         Self {
-            builders: kinds.iter().map(Builder::new).collect(),
-            misfits: kinds.iter().map(|_| Misfits::new()).collect(),
-            fields,
+            columns: Columns::new(columns),
             places: Vec::new(),
             carry: Vec::new(),
             header_seen: false,
@@ -110,8 +112,8 @@ impl Decoder {
             self.trailer_seen = true;
             return Ok(Some(start + 2));
         }
-        if usize::try_from(count) != Ok(self.builders.len()) || self.trailer_seen {
-            return Err(malformed().with("fields", count).with("expected", self.builders.len()));
+        if usize::try_from(count) != Ok(self.columns.builders.len()) || self.trailer_seen {
+            return Err(malformed().with("fields", count).with("expected", self.columns.builders.len()));
         }
         let found = self.places.len();
         let mut at = start + 2;
@@ -131,7 +133,7 @@ impl Decoder {
             self.places.push(place);
         }
         self.total += 1;
-        if self.builders.is_empty() {
+        if self.columns.builders.is_empty() {
             self.rows += 1;
         }
         Ok(Some(at))
@@ -155,16 +157,16 @@ impl Decoder {
 
     /// Decodes the rows that were found. `buffer` is the one that they were found in.
     pub(crate) fn decode(&mut self, buffer: &[u8]) -> Result<()> {
-        let width = self.builders.len();
+        let width = self.columns.builders.len();
         if self.places.is_empty() {
             return Ok(());
         }
-        for (i, builder) in self.builders.iter_mut().enumerate() {
+        for i in 0..width {
             let fields = self.places[i..].iter().step_by(width).map(|place| {
                 let at = place.at as usize;
                 usize::try_from(place.len).ok().map(|len| &buffer[at..at + len])
             });
-            builder.extend(fields, &mut self.misfits[i]).map_err(|e| e.with("column", self.fields[i].name()))?;
+            self.columns.extend(i, fields)?;
         }
         self.rows += self.places.len() / width;
         self.places.clear();
@@ -193,17 +195,42 @@ impl Decoder {
         if rows == 0 {
             return Ok(None);
         }
+        let (fields, arrays) = self.columns.finish(rows)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(Some(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?))
+    }
+}
+
+impl Columns {
+    /// Columns of these kinds.
+    pub(crate) fn new(columns: impl IntoIterator<Item = (FieldRef, Kind)>) -> Self {
+        let (fields, kinds): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        Self {
+            builders: kinds.iter().map(Builder::new).collect(),
+            misfits: kinds.iter().map(|_| Misfits::new()).collect(),
+            fields,
+        }
+    }
+
+    /// Appends values to a column, `None` for null.
+    #[inline]
+    pub(crate) fn extend<'a>(&mut self, column: usize, values: impl Iterator<Item = Option<&'a [u8]>>) -> Result<()> {
+        let extended = self.builders[column].extend(values, &mut self.misfits[column]);
+        extended.map_err(|e| e.with("column", self.fields[column].name()))
+    }
+
+    /// Makes the arrays of so many rows, with the column of what did not fit where there is any, and starts the next ones.
+    pub(crate) fn finish(&mut self, rows: usize) -> Result<(Vec<FieldRef>, Vec<ArrayRef>)> {
         let mut arrays = Vec::with_capacity(self.builders.len() + 1);
         for (i, builder) in self.builders.iter_mut().enumerate() {
             arrays.push(builder.finish(&mut self.misfits[i]).map_err(|e| e.with("column", self.fields[i].name()))?);
         }
         let mut fields = self.fields.clone();
         if let Some(rescued) = self.rescued(rows)? {
-            fields.push(Arc::new(Field::clone(&columns::field(columns::RESCUED))));
+            fields.push(Arc::new(columns::field(columns::RESCUED)));
             arrays.push(rescued);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(Some(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?))
+        Ok((fields, arrays))
     }
 
     /// The column of rescued values, where there are any: a JSON object a row.
@@ -236,7 +263,7 @@ fn malformed() -> Error {
 mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int32Type;
-    use arrow_schema::DataType;
+    use arrow_schema::{DataType, Field};
 
     use super::*;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::DataType;
-use ingest_core::{Done, Error, ErrorKind, Out, Result, StreamName};
+use arrow_array::{Array, RecordBatch, RecordBatchOptions, StringArray};
+use arrow_schema::{DataType, Schema};
+use ingest_core::{Done, Error, ErrorKind, Out, Result, Seq, StreamName, columns};
 
 use crate::catalog::{Column, Table};
 use crate::decode::Decoder;
@@ -31,8 +31,13 @@ pub(crate) async fn extract(
     let select = select(table, work, from)?;
     let mut lent = server.lend().await?;
     start(&mut lent.connection, work, &select).await?;
-    let mut sink =
-        Sink { stream: &table.stream, select: &select, keyed: matches!(work.part, Part::Keys { .. }), kept: None };
+    let mut sink = Sink {
+        stream: &table.stream,
+        select: &select,
+        seq: work.seq.as_ref(),
+        keyed: matches!(work.part, Part::Keys { .. }),
+        kept: None,
+    };
     copy(&mut lent.connection, &mut sink, out).await?;
     lent.connection.finish_copy().await?;
     lent.give_back(server);
@@ -129,6 +134,8 @@ async fn copy(connection: &mut Connection, sink: &mut Sink<'_>, out: &mut Out<'_
 struct Sink<'a> {
     stream: &'a StreamName,
     select: &'a Select<'a>,
+    /// Goes with every row, where changes follow.
+    seq: Option<&'a Seq>,
     /// Ordered by a key: no two rows are equal.
     keyed: bool,
     /// Rows that may have more of their cursor's value behind them.
@@ -176,6 +183,10 @@ impl Sink<'_> {
             }
             _ => batch,
         };
+        let batch = match self.seq {
+            Some(seq) => with_seq(&batch, seq)?,
+            None => batch,
+        };
         out.rows(self.stream, batch).await
     }
 
@@ -185,6 +196,16 @@ impl Sink<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// The rows with their order.
+fn with_seq(batch: &RecordBatch, seq: &Seq) -> Result<RecordBatch> {
+    let mut fields = batch.schema().fields().to_vec();
+    fields.push(Arc::new(columns::field(columns::SEQ)));
+    let mut arrays = batch.columns().to_vec();
+    arrays.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(seq.as_str(), batch.num_rows()))));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
 }
 
 /// Where the run of equal values at the end of a sorted column begins.

@@ -200,7 +200,7 @@ pub(crate) async fn interval(
 }
 
 /// The parts of a [`Moment`] that windows need.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Horizon {
     horizon: u64,
     next: u64,

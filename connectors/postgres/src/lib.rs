@@ -3,6 +3,7 @@
 
 mod builder;
 mod catalog;
+mod cdc;
 mod check;
 mod config;
 mod decode;
@@ -23,4 +24,4 @@ mod work;
 
 pub use config::{PostgresConfig, Read};
 pub use streams::Postgres;
-pub use work::{Position, Progress, Work};
+pub use work::{Log, LogPosition, Position, Progress, Work};

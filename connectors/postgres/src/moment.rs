@@ -79,7 +79,7 @@ pub(crate) fn low_half(xid: u64) -> u32 {
     u32::try_from(xid & 0xffff_ffff).unwrap_or(0)
 }
 
-async fn system(connection: &mut Connection) -> Result<Option<String>> {
+pub(crate) async fn system(connection: &mut Connection) -> Result<Option<String>> {
     // Not everybody may ask, and some managed servers have taken the function away.
     match connection.query("SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").await {
         Ok(rows) => Ok(rows.into_iter().next().and_then(|row| row.into_iter().next().flatten())),

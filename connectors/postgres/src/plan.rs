@@ -42,6 +42,11 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// For full loads under a snapshot that hands over to the change log.
+    pub(crate) fn under(request: &'a PlanRequest<Position>, read: Read, snapshot: Option<Snapshot>) -> Self {
+        Self { request, read, snapshot, horizon: Horizon::default(), undecided: false }
+    }
+
     /// Adds the slices of a stream to the plan.
     pub(crate) async fn stream(
         &self,
@@ -60,14 +65,11 @@ impl<'a> Planner<'a> {
             }
             (_, Some(interval)) => self.interval(connection, table, selected, work, interval, plan).await,
             (Mode::Incremental, None) => self.incremental(connection, table, selected, work, plan).await,
-            (Mode::Cdc, None) => {
-                Err(Error::new(ingest_core::ErrorKind::Unsupported, "change capture is not built in yet")
-                    .hint("use `mode: incremental` with a cursor, or `mode: full`"))
-            }
+            (Mode::Cdc, None) => Err(Error::unexpected("changes are planned apart from other reads")),
         }
     }
 
-    fn expect_columns(&self, table: &Table, selected: &Selected<Position>) -> Result<()> {
+    pub(crate) fn expect_columns(&self, table: &Table, selected: &Selected<Position>) -> Result<()> {
         for name in selected.columns.iter().flatten() {
             if table.column(name).is_none() {
                 let near = ingest_core::nearest(name, table.columns.iter().map(|c| c.name.as_str()));
@@ -135,7 +137,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Slices that together hold all rows.
-    async fn all(&self, connection: &mut Connection, table: &Table, work: Work) -> Result<Vec<Slice<Work>>> {
+    pub(crate) async fn all(&self, connection: &mut Connection, table: &Table, work: Work) -> Result<Vec<Slice<Work>>> {
         let estimate = Estimate { rows: table.rows(), bytes: Some(table.bytes()), calls: None };
         let by_key = match self.read {
             Read::Key => true,

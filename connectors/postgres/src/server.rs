@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::PostgresConfig;
 use crate::tls;
-use crate::wire::{Connection, lost};
+use crate::wire::{Connection, Role, lost};
 
 /// An idle connection is not used again after this time: firewalls forget it.
 const IDLE: Duration = Duration::from_secs(30);
@@ -55,17 +55,14 @@ impl Server {
 
     /// A new connection, logged in.
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Connection> {
-        self.connect_within(true).await
+        self.connect_as(Role::Reader).await
     }
 
-    pub(crate) async fn connect_without_probes(self: &Arc<Self>) -> Result<Connection> {
-        self.connect_within(false).await
-    }
-
-    async fn connect_within(self: &Arc<Self>, probes: bool) -> Result<Connection> {
+    /// A new connection for a purpose, logged in.
+    pub(crate) async fn connect_as(self: &Arc<Self>, role: Role) -> Result<Connection> {
         let login = async {
             let socket = self.dial().await?;
-            Connection::login(self.clone(), socket, probes).await
+            Connection::login(self.clone(), socket, role).await
         };
         let connected = tokio::time::timeout(self.config.connect_timeout.0, login).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, "the server does not answer")

@@ -1,12 +1,14 @@
 //! The connector: what each call of the contract does.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Intent, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selection, Shape, Slice, SliceId, Spec, Stream, StreamName,
+    PlanRequest, Problem, Replay, Result, Safety, Selection, SetUp, Shape, Slice, SliceId, Spec, Stream, StreamName,
     async_trait,
 };
 
@@ -17,8 +19,8 @@ use crate::plan::Planner;
 use crate::server::Server;
 use crate::types::Kind;
 use crate::wire::Connection;
-use crate::work::{Part, Position, Work};
-use crate::{check, extract, incremental, select};
+use crate::work::{Log, Part, Position, Work};
+use crate::{cdc, check, extract, incremental, select};
 
 /// Streams that are planned together, so that one snapshot holds for all of them.
 const GROUP: &str = "snapshot";
@@ -26,18 +28,25 @@ const GROUP: &str = "snapshot";
 /// A PostgreSQL database as a source.
 pub struct Postgres {
     server: Arc<Server>,
+    /// Where large transactions wait until they are committed.
+    temp_dir: PathBuf,
     /// As they were described; slices of this process are read as such.
     tables: Mutex<HashMap<StreamName, Arc<Table>>>,
     held: Mutex<Held>,
+    /// The same of the plan of change capture, which is made apart.
+    captured: Mutex<Held>,
+    /// What is durable of the log in the lake; while `streaming`, the stream says so to the server.
+    confirmed: AtomicU64,
+    streaming: AtomicBool,
 }
 
 /// What a plan holds at the server, in this process.
 #[derive(Default)]
-struct Held {
+pub(crate) struct Held {
     /// Idle in the transaction whose snapshot the slices share, until the next plan or the end of the run.
-    exporter: Option<Connection>,
+    pub(crate) exporter: Option<Connection>,
     /// Why a stream could not be planned. The others of its group are; its only slice ends with this.
-    refused: HashMap<SliceId, Error>,
+    pub(crate) refused: HashMap<SliceId, Error>,
 }
 
 #[async_trait]
@@ -54,8 +63,8 @@ impl Connector for Postgres {
             docs: include_str!("../README.md").into(),
             state_version: 1,
             capabilities: Capabilities {
-                modes: vec![Mode::Full, Mode::Incremental],
-                deletes: Deletes::Unseen,
+                modes: vec![Mode::Full, Mode::Incremental, Mode::Cdc],
+                deletes: Deletes::Events,
                 replay: Replay::Always,
                 parallel: 4,
                 portable: true,
@@ -68,11 +77,27 @@ impl Connector for Postgres {
 
     async fn open(config: Self::Config, context: Context) -> Result<Self> {
         let server = Server::new(config.validated(&context.source)?)?;
-        Ok(Self { server, tables: Mutex::default(), held: Mutex::default() })
+        Ok(Self {
+            server,
+            temp_dir: context.temp_dir,
+            tables: Mutex::default(),
+            held: Mutex::default(),
+            captured: Mutex::default(),
+            confirmed: AtomicU64::new(0),
+            streaming: AtomicBool::new(false),
+        })
     }
 
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
         check::check(&self.server, selection).await
+    }
+
+    async fn check_changes(&self, streams: &[StreamName]) -> Result<Vec<Problem>> {
+        cdc::check::check(&self.server, &self.tables_in_order(streams).await?).await
+    }
+
+    async fn set_up(&self, streams: &[StreamName], set_up: SetUp, dry_run: bool) -> Result<Vec<String>> {
+        cdc::setup::set_up(&self.server, &self.tables_in_order(streams).await?, set_up, dry_run).await
     }
 
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
@@ -81,6 +106,9 @@ impl Connector for Postgres {
     }
 
     async fn plan(&self, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
+        if request.interval.is_none() && request.streams.iter().any(|selected| selected.mode == Mode::Cdc) {
+            return self.capture(request).await;
+        }
         // The former plan is complete or abandoned.
         let former = std::mem::take(&mut *self.held());
         if let Some(exporter) = former.exporter {
@@ -124,8 +152,12 @@ impl Connector for Postgres {
     }
 
     async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
-        if let Some(error) = self.held().refused.remove(&slice.id) {
+        let refused = self.held().refused.remove(&slice.id);
+        if let Some(error) = refused.or_else(|| self.captured().refused.remove(&slice.id)) {
             return Err(error);
+        }
+        if let Some(log) = &slice.work.log {
+            return self.follow(slice, log, from, out).await;
         }
         let name = slice
             .streams
@@ -152,9 +184,75 @@ impl Connector for Postgres {
         };
         count.await.map_err(|error| error.with("stream", &stream.name))
     }
+
+    async fn checkpoint(&self, slice: &Slice<Work>, committed: &Position) -> Result<()> {
+        let (Some(_), Position::Log(at)) = (&slice.work.log, committed) else { return Ok(()) };
+        self.confirmed.fetch_max(at.lsn, Ordering::AcqRel);
+        if self.streaming.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        cdc::slot::advance(&self.server, at.lsn).await
+    }
 }
 
 impl Postgres {
+    /// Plans streams that are read by the change log.
+    async fn capture(&self, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
+        if request.streams.iter().any(|selected| selected.mode != Mode::Cdc) {
+            return Err(Error::config("cdc: streams that follow the log are planned apart from others"));
+        }
+        let former = std::mem::take(&mut *self.captured());
+        if let Some(exporter) = former.exporter {
+            exporter.close().await;
+        }
+        let names: Vec<&StreamName> = request.streams.iter().map(|selected| &selected.stream.name).collect();
+        let tables = self.tables_named(&names).await?;
+        let (plan, held) = cdc::plan::plan(&self.server, request, &tables).await?;
+        *self.captured() = held;
+        Ok(plan)
+    }
+
+    /// Reads the change log.
+    async fn follow(
+        &self,
+        slice: &Slice<Work>,
+        log: &Log,
+        from: Option<&Position>,
+        out: &mut Out<'_, Position>,
+    ) -> Result<Done> {
+        let Some(Position::Log(from)) = from else {
+            return Err(Error::new(
+                ErrorKind::CheckpointInvalid,
+                "cdc: the feed has no place in the log to begin with",
+            )
+            .hint("load the streams again with `ingest run --full-refresh`"));
+        };
+        let names: Vec<&StreamName> = slice.streams.iter().collect();
+        let known = self.tables_named(&names).await?;
+        let mut tables = Vec::with_capacity(names.len());
+        for name in names {
+            let table = known.get(name).ok_or_else(|| missing().with("stream", name))?;
+            tables.push(cdc::Wanted {
+                table: Arc::clone(table),
+                columns: log.columns.get(name).cloned(),
+                key: log.keys.get(name).unwrap_or(&table.key).clone(),
+            });
+        }
+        let asked = cdc::feed::Asked {
+            server: &self.server,
+            tables,
+            from,
+            temp_dir: &self.temp_dir,
+            confirmed: &self.confirmed,
+        };
+        let _streaming = Streaming::begin(&self.streaming);
+        cdc::feed::follow(asked, out).await
+    }
+
+    fn captured(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,6 +267,12 @@ impl Postgres {
             known.insert(table.stream.clone(), table.clone());
         }
         Ok(tables)
+    }
+
+    async fn tables_in_order(&self, streams: &[StreamName]) -> Result<Vec<Arc<Table>>> {
+        let names: Vec<&StreamName> = streams.iter().collect();
+        let known = self.tables_named(&names).await?;
+        streams.iter().map(|name| known.get(name).cloned().ok_or_else(|| missing().with("stream", name))).collect()
     }
 
     /// Tables as they were described in this process; what was not is looked up.
@@ -197,13 +301,29 @@ impl Drop for Postgres {
     }
 }
 
-fn missing() -> Error {
+/// The log is being read while this is there.
+struct Streaming<'a>(&'a AtomicBool);
+
+impl<'a> Streaming<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(flag)
+    }
+}
+
+impl Drop for Streaming<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+pub(crate) fn missing() -> Error {
     Error::new(ErrorKind::NotFound, "the table is not there")
         .hint("it was dropped or renamed; `ingest discover` lists what is there")
 }
 
 /// The only slice of a stream that could not be planned.
-fn refused(name: &StreamName) -> Slice<Work> {
+pub(crate) fn refused(name: &StreamName) -> Slice<Work> {
     Slice {
         id: SliceId::new(format!("{name}#refused")),
         streams: vec![name.clone()],
@@ -219,11 +339,14 @@ fn stream(table: &Table) -> Stream {
     let by_change = cursors
         .first()
         .is_some_and(|first| first.safety == Safety::Snapshot && table.column(&first.column).is_some_and(says_changed));
-    let modes = match (cursors.is_empty(), by_change) {
+    let mut modes = match (cursors.is_empty(), by_change) {
         (true, _) => vec![Mode::Full],
         (_, true) => vec![Mode::Incremental, Mode::Full],
         (_, false) => vec![Mode::Full, Mode::Incremental],
     };
+    if table.sort == Sort::Table {
+        modes.push(Mode::Cdc);
+    }
     let fields: Vec<_> = table.columns.iter().map(|column| column.field.clone()).collect();
     Stream {
         name: table.stream.clone(),

@@ -4,6 +4,7 @@
 //! all frames of a COPY are walked in the one buffer into which the socket was read.
 
 mod login;
+mod replication;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,13 +70,23 @@ pub(crate) struct Connection {
     running: bool,
     copied: Option<u64>,
     copy_done: bool,
-    /// Asks on a second connection whether a silent statement is at work; not for that connection itself.
-    probes: bool,
+    role: Role,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Reads tables. Asks on a second connection whether a silent statement is at work.
+    Reader,
+    /// Asks that, and so never asks itself.
+    Probe,
+    /// Reads the change log.
+    Replication,
 }
 
 impl Connection {
     /// Logs in on a fresh socket.
-    pub(crate) async fn login(server: Arc<Server>, socket: Box<dyn Socket>, probes: bool) -> Result<Self> {
+    pub(crate) async fn login(server: Arc<Server>, socket: Box<dyn Socket>, role: Role) -> Result<Self> {
         let mut connection = Self {
             server,
             socket,
@@ -92,7 +103,7 @@ impl Connection {
             running: false,
             copied: None,
             copy_done: false,
-            probes,
+            role,
         };
         connection.start_up().await?;
         connection.authenticate().await?;
@@ -109,6 +120,11 @@ impl Connection {
     /// The server's version as in `server_version_num`: 150018 for 15.18.
     pub(crate) fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The number of our process at the server, which no other session has.
+    pub(crate) fn pid(&self) -> i32 {
+        self.backend.map_or(0, |(pid, _)| pid)
     }
 
     /// The part of the buffer that [`CopyStep::Data`] points into.
@@ -384,14 +400,14 @@ impl Connection {
                 .hint("the network or a proxy holds the connection without passing data; raise `timeout` only for slow links")
                 .exhausted()
         };
-        let (Some((pid, _)), true) = (self.backend, self.probes) else { return Err(silent()) };
+        let (Some((pid, _)), true) = (self.backend, self.role != Role::Probe) else { return Err(silent()) };
         let sql = format!(
             "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND state = 'active' \
              AND wait_event_type IS DISTINCT FROM 'Client'"
         );
         // Boxed, because connecting reads frames too.
         let asked = Box::pin(async {
-            let mut probe = self.server.connect_without_probes().await?;
+            let mut probe = self.server.connect_as(Role::Probe).await?;
             let rows = probe.query(&sql).await?;
             probe.close().await;
             Ok::<_, Error>(rows)
@@ -416,7 +432,7 @@ impl Drop for Connection {
     }
 }
 
-fn broken(what: &str) -> Error {
+pub(crate) fn broken(what: &str) -> Error {
     Error::new(ErrorKind::DataInvalid, format!("the server sent {what}"))
 }
 
@@ -443,10 +459,9 @@ fn row_description(body: &[u8]) -> Result<Vec<Described>> {
     let count = reader.u16()?;
     let mut columns = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
-        let end = reader.0.iter().position(|b| *b == 0).ok_or_else(|| broken("a name without an end"))?;
-        let name = String::from_utf8_lossy(reader.take(end)?).into_owned();
-        // The zero, the table's oid, the column's number; after the type its size and, last, the format.
-        reader.take(1 + 4 + 2)?;
+        let name = reader.text()?;
+        // The table's oid, the column's number; after the type its size and, last, the format.
+        reader.take(4 + 2)?;
         let type_oid = reader.i32()?.cast_unsigned();
         reader.take(2)?;
         let type_modifier = reader.i32()?;
@@ -490,6 +505,22 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn i64(&mut self) -> Result<i64> {
         Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    /// A text that ends with a zero byte.
+    pub(crate) fn text(&mut self) -> Result<String> {
+        let end = self.0.iter().position(|b| *b == 0).ok_or_else(|| broken("a name without an end"))?;
+        let text = String::from_utf8_lossy(self.take(end)?).into_owned();
+        self.take(1)?;
+        Ok(text)
     }
 
     /// A field of an array, composite, range or hstore: length or -1, then so many bytes.

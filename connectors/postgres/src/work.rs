@@ -1,6 +1,8 @@
 //! What a slice says, and where it has been read to.
 
-use ingest_core::Cursor;
+use std::collections::BTreeMap;
+
+use ingest_core::{Cursor, Seq, StreamName};
 use ingest_sql::KeyRange;
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +22,26 @@ pub struct Work {
     /// What of the part is new, and what is left to the next run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<Window>,
+    /// The order of its rows, where changes follow: all come before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq: Option<Seq>,
+    /// The change log instead of a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<Log>,
     /// What a person should know about this slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
+}
+
+/// The changes of all tables of a slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The columns that are wanted of a stream; all of those that are not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) columns: BTreeMap<StreamName, Vec<String>>,
+    /// The columns that tell the rows of a stream apart, where they are not those of its table's key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) keys: BTreeMap<StreamName, Vec<String>>,
 }
 
 /// The part of a table.
@@ -102,6 +121,25 @@ pub enum Position {
     Upto(String),
     /// Of an incremental stream.
     Read(Box<Progress>),
+    /// In the change log.
+    Log(LogPosition),
+}
+
+/// A place in the change log: every transaction whose commit record lies before it is read, and no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// Bytes of log since the cluster was made.
+    pub(crate) lsn: u64,
+    /// The server's own identifier: places mean nothing in another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) system: Option<String>,
+}
+
+impl LogPosition {
+    /// Sorts before all rows that come after it: those are numbered from 1 within their transaction.
+    pub(crate) fn seq(&self) -> Seq {
+        Seq::of(&[self.lsn, 0])
+    }
 }
 
 /// What an incremental stream has read.
@@ -131,7 +169,14 @@ pub struct Progress {
     pub(crate) intervals: Vec<Interval>,
 }
 
-impl Cursor for Position {}
+impl Cursor for Position {
+    fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Log(at) => Some(at.seq()),
+            Self::Upto(_) | Self::Read(_) => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -225,7 +225,7 @@ fn in_mode(fault: Fault, mode: Mode) -> Fault {
 }
 
 fn events_of(read: &Read, stream: &StreamName) -> Vec<Event> {
-    let of_stream = |event: &&Event| matches!(event, Event::Rows(name, _) | Event::Remove(name, _) if name == stream);
+    let of_stream = |event: &&Event| matches!(event, Event::Rows(name, _) | Event::Remove(name, ..) if name == stream);
     read.runs.iter().flat_map(|run| &run.events).filter(of_stream).cloned().collect()
 }
 

@@ -291,7 +291,7 @@ impl Read {
         for event in self.runs.iter().flat_map(|run| &run.events) {
             match event {
                 Event::Rows(name, batch) if name == stream => rows.extend(canonical(batch)?),
-                Event::Remove(name, region) if name == stream => rows.retain(|row| !lies_in(row, region)),
+                Event::Remove(name, region, _) if name == stream => rows.retain(|row| !lies_in(row, region)),
                 _ => {}
             }
         }
@@ -411,7 +411,7 @@ pub(super) fn same_rows(what: &str, streams: &[Stream], found: &[Event], expecte
                     Event::Rows(name, batch) if *name == stream.name => {
                         canonical(batch)?.iter().for_each(|row| rows.add(row));
                     }
-                    Event::Remove(name, region) if *name == stream.name => removals.push(json(region)?),
+                    Event::Remove(name, region, _) if *name == stream.name => removals.push(json(region)?),
                     _ => {}
                 }
             }

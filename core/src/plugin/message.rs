@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{read_schema_text, schema_text};
 use crate::{
-    CursorColumn, Done, Error, ErrorKind, Estimate, Json, Mode, Region, Result, Selected, Selection, Severity, Slice,
-    SliceId, Spec, Stored, StreamName,
+    CursorColumn, Done, Error, ErrorKind, Estimate, Json, Mode, Region, Result, Selected, Selection, Seq, Severity,
+    Slice, SliceId, Spec, Stored, StreamName,
 };
 
 /// The version of the protocol. Another number is another language.
@@ -192,6 +192,9 @@ pub enum Reply {
         stream: StreamName,
         /// The region.
         region: Region,
+        /// Its place in the order of a slice that serves several streams.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seq: Option<Seq>,
     },
     /// A record that could not be read as a row.
     Quarantine {

@@ -79,7 +79,7 @@ impl RawOut for PipeOut {
             Event::Schema(stream, schema) => {
                 Message::new(&Reply::Schema { call, stream })?.with(encode_schema(&schema)?)
             }
-            Event::Remove(stream, region) => Message::new(&Reply::Remove { call, stream, region })?,
+            Event::Remove(stream, region, seq) => Message::new(&Reply::Remove { call, stream, region, seq })?,
             Event::Quarantine(stream, bad) => {
                 Message::new(&Reply::Quarantine { call, stream, reason: bad.reason, record: bad.record })?
             }

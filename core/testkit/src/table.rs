@@ -64,7 +64,7 @@ impl Table {
         for event in events {
             match event {
                 Event::Rows(_, batch) => self.rows.extend(rows(&batch)),
-                Event::Remove(_, Region::Equals(equals)) => {
+                Event::Remove(_, Region::Equals(equals), _) => {
                     self.rows.retain(|row| !equals.iter().all(|(column, value)| row.get(column) == Some(value)));
                 }
                 Event::Quarantine(_, bad) => self.bad.push(bad),

@@ -266,9 +266,12 @@ Exit codes: 0 nothing that can be read holds a value, 4 something does, or could
   ingest reveal tok1_…
   ingest show shop_db.customers --json | jq -r '.[].email' | ingest reveal -")]
     Reveal(RevealArgs),
-    /// Refused: not built in yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Source(Rest),
+    /// Make what change capture needs at a source (publication, slot), or remove it
+    #[command(after_help = "Examples:
+  ingest source setup --source shop_db --dry-run     prints the statements
+  ingest source setup --source shop_db
+  ingest source teardown --source shop_db            the source keeps no more log for the lake")]
+    Source(SetUpArgs),
 }
 
 #[cfg(test)]

@@ -63,10 +63,11 @@ async fn check_source(
     let found = session.source.check(&selection).await?;
     let failed = found.iter().any(|problem| problem.severity == Severity::Error);
     problems.extend(found);
-    if !failed {
-        check_streams(&session, &selection, args, problems).await?;
+    match check_streams(&session, &selection, args, !failed, problems).await {
+        // What was found already says why.
+        Err(_) if failed => Ok(()),
+        checked => checked,
     }
-    Ok(())
 }
 
 /// The streams that a run would fail on because of how they are configured.
@@ -74,6 +75,7 @@ async fn check_streams(
     session: &Session,
     selection: &Selection,
     args: &SourceArgs,
+    report: bool,
     problems: &mut Vec<Problem>,
 ) -> Result<()> {
     let streams = run::discover(session, selection).await?;
@@ -83,9 +85,13 @@ async fn check_streams(
         true => list_runs(&session.lake.documents, RUNS).await?,
         false => Vec::new(),
     };
+    let mut changes = Vec::new();
     for (name, target) in targets {
         let result = match target {
             Ok(target) => {
+                if target.mode == ingest_core::Mode::Cdc {
+                    changes.push(name.clone());
+                }
                 problems.extend(of_masks(&target));
                 problems.extend(of_age(&target, &session.config.name, &history, session.clock.now_micros()));
                 let replaces = target.write == ingest_core::WriteMode::Replace;
@@ -93,9 +99,12 @@ async fn check_streams(
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = result {
+        if let Some(error) = result.err().filter(|_| report) {
             problems.push(Problem::from_error(Some(name), &error));
         }
+    }
+    if !changes.is_empty() {
+        problems.extend(session.source.check_changes(&changes).await?);
     }
     Ok(())
 }

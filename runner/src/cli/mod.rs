@@ -25,6 +25,7 @@ mod reveal;
 mod run;
 mod runs;
 mod serve;
+mod source;
 mod state;
 mod table;
 mod tables;
@@ -152,7 +153,7 @@ impl App {
             Verb::Quarantine(args) => self.block_on(|cancel| quarantine::run(self, &args.verb, cancel)),
             Verb::Forget(args) => self.block_on(|_| forget::run(self, args)),
             Verb::Reveal(args) => reveal::run(self, args),
-            Verb::Source(_) => refused::verb("source"),
+            Verb::Source(args) => self.block_on(|cancel| source::run(self, &args.verb, cancel)),
         }
     }
 

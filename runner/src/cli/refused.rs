@@ -9,11 +9,6 @@ pub fn verb(name: &str) -> Outcome {
     Err(error(&format!("`ingest {name}`")).into())
 }
 
-/// Refuses a flag.
-pub fn flag(name: &str) -> Outcome {
-    Err(error(&format!("`{name}`")).into())
-}
-
 fn error(what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{what} is not built in yet")).hint("`ingest --help` lists what is")
 }

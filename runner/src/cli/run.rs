@@ -11,7 +11,6 @@ use super::args::{ProgressMode, RunArgs};
 use super::output::{Outcome, Stop, note, print, wants_json};
 use super::pipes::with_pipes;
 use super::progress::{observer, print_failures, summary};
-use super::refused;
 use crate::config::{Config, public_url};
 use crate::events::{ErrorReport, Event, Observer, Outcome as How, RunReport};
 use crate::run::{RunOptions, Share, run as execute};
@@ -22,9 +21,6 @@ const GRACE: Duration = Duration::from_millis(9_500);
 
 /// Runs the verb.
 pub fn run(app: &App, args: &RunArgs) -> Outcome {
-    if args.follow {
-        return refused::flag("run --follow");
-    }
     let shared = args.plan.as_deref().map(|path| share(path, args)).transpose()?;
     let source = match (&args.source, &shared) {
         (Some(source), _) => source.clone(),
@@ -45,6 +41,7 @@ pub fn run(app: &App, args: &RunArgs) -> Outcome {
         interval,
         shared,
         time_limit: args.timeout,
+        follow: args.follow,
         stall_timeout: None,
     };
     let run_id = args.run_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());

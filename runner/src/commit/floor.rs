@@ -58,6 +58,29 @@ impl Floor {
         Ok(())
     }
 
+    /// Takes back that streams are about to join feeds of a group, where no plan came of it: nobody waits for them.
+    pub async fn stay_out(&self, group: &str, streams: &[StreamName]) -> Result<()> {
+        for feed in self.feeds().await?.iter().filter(|feed| feed.group.as_deref() == Some(group)) {
+            let joins = |stream: &&StreamName| feed.members.get(*stream).is_some_and(|m| m.joining_on.is_some());
+            if !streams.iter().any(|stream| joins(&stream)) {
+                continue;
+            }
+            write_feed(&self.documents, &self.source, &feed.feed, |feed| {
+                let mut changed = false;
+                for stream in streams {
+                    let Some(member) = feed.members.get_mut(stream) else { continue };
+                    changed |= member.joining_on.take().is_some();
+                    if member.at.is_none() {
+                        feed.members.remove(stream);
+                    }
+                }
+                changed
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// Writes down what tables hold of a feed, and answers the feed: its floor may be confirmed to the source.
     ///
     /// Claims only rise (`claim_only_rises`), and a joiner is cleared by a run whose handle stands above the number that it

@@ -439,16 +439,6 @@ impl Loader<'_> {
     fn options(&mut self, node: &Node, path: &str) -> StreamOptions {
         let before = self.walker.problems.len();
         let value = self.walker.walk(node, &schema::stream_options(), path);
-        for entry in node.entries() {
-            let path = join(path, &entry.key);
-            match &value[&entry.key] {
-                Json::Null | Json::Bool(false) => {}
-                Json::String(word) if schema::WORDS_NOT_BUILT_IN.contains(&(entry.key.as_str(), word)) => {
-                    self.not_built_in(&entry.node.origin, &path, &format!("{}: {word}", entry.key));
-                }
-                _ => {}
-            }
-        }
         if self.walker.problems.len() > before {
             return StreamOptions::default();
         }

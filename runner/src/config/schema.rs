@@ -10,8 +10,6 @@ use super::{LakeConfig, Policies, Schedule, StreamOptions};
 
 /// Keys of a source that are the runner's; all others are its connector's.
 pub const RUNNERS_KEYS: [&str; 4] = ["connector", "streams", "schedule", "defaults"];
-/// Values of stream options that are refused until they are built.
-pub const WORDS_NOT_BUILT_IN: [(&str, &str); 1] = [("mode", "cdc")];
 /// Below this, not even one batch and one open file fit.
 pub const LEAST_MEMORY: ByteSize = ByteSize(32 << 20);
 

@@ -157,10 +157,10 @@ impl<'a> SliceRules<'a> {
                 self.schemas.insert(stream.clone(), SchemaRef::clone(&schema));
                 Ok(Some(Event::Schema(stream, schema)))
             }
-            Reply::Remove { stream, region, .. } => {
+            Reply::Remove { stream, region, seq, .. } => {
                 self.of_slice(&stream)?;
                 self.uncovered = true;
-                Ok(Some(Event::Remove(stream, region)))
+                Ok(Some(Event::Remove(stream, region, seq)))
             }
             Reply::Quarantine { stream, reason, mut record, .. } => {
                 self.of_slice(&stream)?;

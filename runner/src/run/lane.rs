@@ -70,6 +70,8 @@ pub struct Lanes {
     pub clock: Arc<dyn Clock>,
     /// At most so many rows per stream.
     pub limit: Option<u64>,
+    /// Feeds go on until somebody stops the run.
+    pub follow: bool,
     /// How writer threads work.
     pub settings: WriterSettings,
     /// Plans that can no longer be read.
@@ -390,6 +392,6 @@ impl RawOut for LaneOut<'_> {
     }
 
     fn follow(&self) -> bool {
-        false
+        self.lane.shared.follow && matches!(self.job.key, SliceKey::Feed(_))
     }
 }

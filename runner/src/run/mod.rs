@@ -62,6 +62,8 @@ pub struct RunOptions {
     pub shared: Option<Share>,
     /// Stop after this time with what is committed: the run is partial then.
     pub time_limit: Option<Duration>,
+    /// Go on with what is new until somebody stops the run.
+    pub follow: bool,
     /// Give up when nothing moves for this long. Default 5 minutes.
     pub stall_timeout: Option<Duration>,
 }

@@ -2,7 +2,7 @@
 
 mod sharing;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -352,8 +352,17 @@ impl<'a> Rounds<'a> {
         // One stream alone is cut for all lanes; many streams fill them by themselves.
         let min_slices = if single { u32::from(self.session.spec.capabilities.parallel.clamp(1, 64)) } else { 1 };
         let question = Ask { intent: Intent::Here, min_slices, interval: self.options.interval };
-        let plan = retried(self.session, || make(self.session, question, &streams)).await?;
+        let plan = retried(self.session, || make(self.session, question, &streams)).await;
         drop(streams);
+        if let Some(group) = &work[members[0]].target.stream.group {
+            let takes_part = |name: &StreamName| {
+                plan.as_ref().is_ok_and(|plan| plan.feeds().any(|feed| plan.then(name).contains_key(&feed.id)))
+            };
+            let names = members.iter().map(|i| work[*i].target.stream.name.clone());
+            let out: Vec<StreamName> = names.filter(|name| !takes_part(name)).collect();
+            self.floor.stay_out(group, &out).await?;
+        }
+        let plan = plan?;
         let plan = Arc::new(plan);
         for i in members {
             work[*i].plan = Some(Arc::clone(&plan));
@@ -439,6 +448,8 @@ impl<'a> Rounds<'a> {
             merges: budget.merges(),
             merge_bytes: budget.merge_bytes(),
             commit_interval: config.commit_interval.0,
+            follows: self.options.follow,
+            followed: Mutex::default(),
             format: Arc::clone(&self.author.format),
             units,
             failed: AtomicBool::new(false),
@@ -503,6 +514,7 @@ impl<'a> Rounds<'a> {
             activity: Arc::clone(&self.activity),
             clock: Arc::clone(&self.session.clock),
             limit: self.options.limit,
+            follow: self.options.follow,
             settings: WriterSettings {
                 pending_bytes: budget.pending_bytes(),
                 run_id: self.session.run_id.as_str().into(),
@@ -529,7 +541,12 @@ impl<'a> Rounds<'a> {
         }
         if self.options.limit.is_none() && self.options.interval.is_none() && self.options.shared.is_none() {
             let jobs = feed_jobs(&lines, feeds);
-            lanes.read(jobs, parallel).await;
+            // A feed that is followed never ends: all are read at once.
+            let parallel = if self.options.follow { jobs.len().max(parallel) } else { parallel };
+            tokio::select! {
+                () = lanes.read(jobs, parallel) => {}
+                () = self.confirm_now_and_then(&lines) => {}
+            }
         }
         watch.abort();
         let expired = std::mem::take(&mut *lanes.expired.lock().unwrap_or_else(PoisonError::into_inner));
@@ -584,7 +601,8 @@ impl<'a> Rounds<'a> {
             Arc::clone(&self.observer),
             Arc::clone(&self.activity),
             Arc::clone(&self.session.clock),
-            self.options.stall_timeout.unwrap_or(Duration::from_secs(300)),
+            // A source that is followed may have nothing to say for long; its connector looks after it.
+            self.options.stall_timeout.unwrap_or(if self.options.follow { QUIET } else { Duration::from_secs(300) }),
             move |error| {
                 ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 cancel.cancel();
@@ -612,18 +630,15 @@ impl<'a> Rounds<'a> {
             w.committer = Some(committer);
             let error = count(&shared, &mut w.report);
             let name = w.target.stream.name.clone();
-            if error.is_none() {
-                for slice in plan.feeds().filter(|slice| slice.streams.contains(&name)) {
-                    let at = covered.get(&slice.id).or_else(|| w.committer().checkpoint().positions.get(&slice.id));
-                    let generation = w.committer().checkpoint().generation;
-                    if let (Some(position), Some(generation)) = (at.or(positions.get(&slice.id)), generation) {
-                        let number = w.committer().number();
-                        let one = Held { number, generation, position: position.clone() };
-                        held.entry(slice.id.clone()).or_default().insert(name.clone(), one);
-                        feeds
-                            .entry(slice.id.clone())
-                            .or_insert_with(|| (Arc::clone(&plan), w.target.stream.group.clone()));
-                    }
+            // Also of a stream that failed: what it still needs must not be let go.
+            for slice in plan.feeds().filter(|slice| slice.streams.contains(&name)) {
+                let at = covered.get(&slice.id).or_else(|| w.committer().checkpoint().positions.get(&slice.id));
+                let generation = w.committer().checkpoint().generation;
+                if let (Some(position), Some(generation)) = (at.or(positions.get(&slice.id)), generation) {
+                    let number = w.committer().number();
+                    let one = Held { number, generation, position: position.clone() };
+                    held.entry(slice.id.clone()).or_default().insert(name.clone(), one);
+                    feeds.entry(slice.id.clone()).or_insert_with(|| (Arc::clone(&plan), w.target.stream.group.clone()));
                 }
             }
             self.decide(&mut w, &plan, closed, error, expired).await;
@@ -703,6 +718,39 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// While feeds are followed: confirms what is committed, every few seconds. Never ends.
+    async fn confirm_now_and_then(&self, lines: &[Line]) {
+        loop {
+            if !self.options.follow {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(CONFIRM).await;
+            let mut held: BTreeMap<SliceId, BTreeMap<StreamName, Held>> = BTreeMap::new();
+            let mut waited: BTreeSet<SliceId> = BTreeSet::new();
+            for line in lines {
+                let followed = line.shared.followed();
+                for slice in line.plan.feeds().filter(|slice| slice.streams.contains(&line.shared.name)) {
+                    let at = followed.as_ref().and_then(|followed| {
+                        let position = followed.feeds.get(&slice.id)?.clone();
+                        Some(Held { number: followed.number, generation: followed.generation?, position })
+                    });
+                    match at {
+                        Some(at) => {
+                            drop(held.entry(slice.id.clone()).or_default().insert(line.shared.name.clone(), at))
+                        }
+                        // Nothing of it is committed yet: where it stands, nobody confirms.
+                        None => drop(waited.insert(slice.id.clone())),
+                    }
+                }
+            }
+            for (feed, streams) in held.iter().filter(|(feed, _)| !waited.contains(*feed)) {
+                let Some(line) = lines.iter().find(|line| streams.contains_key(&line.shared.name)) else { continue };
+                let group = line.work.target.stream.group.as_deref();
+                self.confirm(feed, group, streams, &line.plan).await;
+            }
+        }
+    }
+
     /// Writes down what the tables hold of a feed, and confirms its floor to the source
     /// (invariants `checkpoint_after_commit`, `ack_is_the_floor_of_all_members`).
     async fn confirm(&self, feed: &SliceId, group: Option<&str>, held: &BTreeMap<StreamName, Held>, plan: &OpenPlan) {
@@ -724,6 +772,12 @@ impl<'a> Rounds<'a> {
         failpoint::reach("acknowledged");
     }
 }
+
+/// How long a run that follows may be quiet.
+const QUIET: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often a run that follows tells its source what is committed.
+const CONFIRM: Duration = Duration::from_secs(5);
 
 /// At most so many slices are read at once, whatever a connector claims.
 const MAX_LANES: usize = 64;

@@ -4,8 +4,8 @@ mod shared;
 mod unit;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use arrow_schema::SchemaRef;
 use ingest_catalog::Ranges;
@@ -14,7 +14,7 @@ use ingest_core::{Clock, Mode, Region, Result, SliceId, Stored, WriteMode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub use self::shared::{Counters, StreamShared, conform_to};
+pub use self::shared::{Counters, Followed, StreamShared, conform_to};
 pub use self::unit::{Cover, Message, Settled, SliceKey, Unit};
 use super::merge::Asked;
 use super::part::{Gathered, PartLog};
@@ -162,7 +162,8 @@ impl StreamTask {
         self.group.covers.extend(unit.covers);
         self.group.tally.add(unit.tally);
         self.group.schema = unit.schema.or(self.group.schema.take());
-        if self.since.is_none() && !(self.group.files.is_empty() && self.group.quarantine.is_empty()) {
+        let something = !(self.group.files.is_empty() && self.group.quarantine.is_empty());
+        if self.since.is_none() && (something || self.shared.follows) {
             self.since = Some(Instant::now());
         }
         if matches!(self.scope, Scope::Interval(_)) {
@@ -212,6 +213,14 @@ impl StreamTask {
         }
         let result = self.commit_taken(group, settling).await;
         self.broken = result.is_err();
+        if self.shared.follows && !self.broken {
+            let followed = Followed {
+                number: self.committer.number(),
+                generation: self.committer.checkpoint().generation,
+                feeds: self.feeds.clone(),
+            };
+            *self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner) = Some(followed);
+        }
         result
     }
 
@@ -322,6 +331,10 @@ impl StreamTask {
             regions.extend(gathered.regions);
             group.schema = gathered.schema.map(Arc::new).or(group.schema);
             left = gathered.left;
+        }
+        if !files.is_empty() {
+            // What was staged before may be wider than the table is.
+            group.schema.get_or_insert_with(|| Arc::clone(self.shared.conform().storage()));
         }
         group.files = files;
         let then = plan.then(&self.shared.name);

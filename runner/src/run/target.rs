@@ -58,7 +58,7 @@ pub fn targets(
 ) -> Result<Vec<(StreamName, Result<Target>)>> {
     for name in asked.select.iter().chain(config.streams.iter().map(|(name, _)| name)) {
         let exact = !name.contains(['*', '?']);
-        let wanted = asked.select.is_empty() || asked.matches(name) || asked.select.contains(name);
+        let wanted = asked.matches(name) || asked.select.contains(name);
         if exact && wanted && !discovered.iter().any(|stream| stream.name.as_str() == name) {
             return Err(unknown_stream(name, &discovered));
         }
@@ -116,6 +116,10 @@ fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spe
         // The catalog names first what it recommends: incremental where that loses nothing.
         stream.modes.first().copied().unwrap_or(Mode::Full)
     });
+    if let (Mode::Cdc, Some(group)) = (mode, &mut stream.group) {
+        // They share a feed, and its floor: streams of the group that are read otherwise have no part in it.
+        group.push_str(" (changes)");
+    }
     if !stream.modes.contains(&mode) {
         let modes = stream.modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(

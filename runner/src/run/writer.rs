@@ -201,7 +201,7 @@ impl LaneWriter {
                 Some((stream, _)) => stream.shared.change_schema(&schema),
                 None => Ok(()),
             },
-            Event::Remove(name, region) => self.remove(&name, region),
+            Event::Remove(name, region, seq) => self.remove(&name, region, seq.as_ref()),
             Event::Quarantine(name, record) => match self.stream(&name)? {
                 Some((stream, _)) => stream.bad_record(record),
                 None => Ok(()),
@@ -232,14 +232,18 @@ impl LaneWriter {
         Ok(Some((writer, from)))
     }
 
-    fn remove(&mut self, name: &StreamName, region: Region) -> Result<()> {
+    fn remove(&mut self, name: &StreamName, region: Region, at: Option<&Seq>) -> Result<()> {
         let removals = self
             .slice
             .as_ref()
             .and_then(|slice| slice.streams.iter().find(|stream| stream.shared.name == *name))
             .map(|stream| stream.removals);
         let settings = self.settings.clone();
-        let Some((stream, _)) = self.stream(name)? else { return Ok(()) };
+        let Some((stream, from)) = self.stream(name)? else { return Ok(()) };
+        // A table that stands ahead has this removal, and rows that came after it.
+        if at.zip(from.as_ref()).is_some_and(|(at, from)| at <= from) {
+            return Ok(());
+        }
         match removals {
             Some(Removals::Needless) | None => Ok(()),
             Some(Removals::Refuse) => Err(Error::new(
@@ -451,7 +455,8 @@ impl StreamWriter {
         self.covers.retain(|(k, _)| *k != key);
         self.covers.push((key, cover));
         let full = self.file.as_ref().is_some_and(|file| file.bytes() >= self.shared.options.target_file_bytes);
-        let old = self.since.elapsed() >= self.shared.commit_interval && self.file.is_some();
+        // A stream that is followed says how far it is, also where nothing came for it.
+        let old = self.since.elapsed() >= self.shared.commit_interval && (self.file.is_some() || self.shared.follows);
         let records = self.records.iter().map(Record::bytes).sum::<usize>() > MAX_WAITING_RECORDS / 4;
         if full || old || records || self.region.is_some() { self.cut(settings) } else { Ok(()) }
     }
@@ -478,6 +483,8 @@ impl StreamWriter {
         let dropped: u64 = self.waiting_files.drain(..).map(|file| file.rows).sum();
         self.shared.counters.rows_quarantined.fetch_sub(dropped, Ordering::Relaxed);
         self.examiner.forget(&std::mem::take(&mut self.waiting_tally));
+        // Until a mark covers it, a removal is as provisional as rows are; the slice gives it again.
+        self.region = None;
         if self.provisional
             && let Some(file) = self.file.take()
         {
@@ -494,6 +501,7 @@ impl StreamWriter {
         }
         self.close_file()?;
         self.write_records(settings)?;
+        self.since = Instant::now();
         self.send()
     }
 

@@ -28,23 +28,23 @@ fn help_lists_what_works_and_nothing_else() {
         "verify",
         "forget",
         "reveal",
+        "source",
         "completions",
     ] {
         assert!(help.stdout.contains(&format!("\n  {verb} ")), "{verb} is missing:\n{}", help.stdout);
         let own = project.good(&[verb, "--help"]);
         assert!(own.stdout.contains("Examples:") && own.stdout.contains("--config"), "{verb}:\n{}", own.stdout);
     }
-    for verb in ["query", "source"] {
+    for verb in ["query"] {
         assert!(!help.stdout.contains(&format!("\n  {verb} ")), "{verb} is shown");
     }
-    assert!(!project.good(&["run", "--help"]).stdout.contains("--follow"));
     assert!(project.good(&["--version"]).stdout.starts_with("ingest "));
 }
 
 #[test]
 fn what_is_not_built_in_is_refused_with_2() {
     let project = Project::shop();
-    for line in ["query SELECT", "source setup --source files --dry-run", "run --source files --follow"] {
+    for line in ["query SELECT"] {
         let output = project.run(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(output.code, Some(2), "{line}: {output:?}");
         assert!(output.stderr.contains("not built in yet"), "{line}: {output:?}");

@@ -1,6 +1,6 @@
 //! A database such as people have: each table's copy in the lake, read by other programs, equals the server's own values.
 
-mod truth;
+pub mod truth;
 
 use ingest_testkit::oracle::Rows;
 use ingest_testkit::postgres::{Database, Postgres};
@@ -10,18 +10,18 @@ use serde_json::{Map, Value};
 use self::truth::{Relation, Types};
 use crate::cli::Project;
 
-const SCHEMA: &str = include_str!("schema.sql");
-const CHANGES: &str = include_str!("changes.sql");
+pub const SCHEMA: &str = include_str!("schema.sql");
+pub const CHANGES: &str = include_str!("changes.sql");
 const RUN: [&str; 5] = ["run", "--source", "db", "--progress", "off"];
 
 /// The folder of a stream as the documentation tells it: lower case, other characters become `_`.
-fn folder(stream: &str) -> String {
+pub fn folder(stream: &str) -> String {
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' { c } else { '_' };
     stream.chars().flat_map(char::to_lowercase).map(plain).collect()
 }
 
 /// Rows of the lake with what was rescued as a column, in the form of [`Relation::rows`].
-fn found(rows: Vec<Map<String, Value>>) -> impl Iterator<Item = Map<String, Value>> {
+pub fn found(rows: Vec<Map<String, Value>>) -> impl Iterator<Item = Map<String, Value>> {
     rows.into_iter().map(|mut row| {
         let rescued = row.get("_ingest_rescued").and_then(Value::as_str).unwrap_or("{}");
         let rescued: Value = serde_json::from_str(rescued).expect("what was rescued is JSON");

@@ -190,6 +190,16 @@ impl Relation {
         if self.key.is_empty() { all() } else { self.key.iter().map(|name| stored(name)).collect() }
     }
 
+    /// The columns as the copy calls them, in their order.
+    pub fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|(name, ..)| stored(name)).collect()
+    }
+
+    /// Whether a primary key tells rows apart.
+    pub fn is_keyed(&self) -> bool {
+        !self.key.is_empty()
+    }
+
     /// The rows that the copy must have.
     pub async fn rows(&self, database: &Database, types: &Types) -> Vec<Map<String, Value>> {
         let (mut values, mut rescued) = (Vec::new(), Vec::new());

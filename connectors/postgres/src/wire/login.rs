@@ -5,7 +5,7 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 
-use super::{Connection, broken};
+use super::{Connection, Role, broken};
 use crate::faults::Fault;
 
 const NOT_POSTGRES: &str = "is this a PostgreSQL server? see `host` and `port`";
@@ -20,7 +20,9 @@ impl Connection {
             ("client_encoding", "UTF8"),
         ];
         let mut message = bytes::BytesMut::new();
-        frontend::startup_message(parameters, &mut message)
+        // `database`: commands of replication, and SQL by the simple protocol, in this database.
+        let replication = (self.role == Role::Replication).then_some(("replication", "database"));
+        frontend::startup_message(parameters.into_iter().chain(replication), &mut message)
             .map_err(|e| Error::unexpected("cannot write the start-up message").caused_by(e))?;
         self.send(&message).await
     }

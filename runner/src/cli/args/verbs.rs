@@ -90,6 +90,34 @@ pub struct ConnectorTestArgs {
     pub junit: Option<PathBuf>,
 }
 
+/// `source`.
+#[derive(Debug, Args)]
+pub struct SetUpArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: SetUpVerb,
+}
+
+/// What becomes of change capture at a source.
+#[derive(Debug, Subcommand)]
+pub enum SetUpVerb {
+    /// Make it ready for the streams with `mode: cdc`
+    Setup(SetUpOf),
+    /// Remove what was made; the next run loads the streams again
+    Teardown(SetUpOf),
+}
+
+/// Of which source.
+#[derive(Debug, Args)]
+pub struct SetUpOf {
+    /// Which source and streams.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Print the statements, change nothing
+    #[arg(long, env = "INGEST_DRY_RUN", hide_env = true)]
+    pub dry_run: bool,
+}
+
 /// Whatever follows a verb that is not built in yet.
 #[derive(Debug, Args)]
 pub struct Rest {
@@ -232,8 +260,8 @@ pub struct RunArgs {
     /// How progress is shown
     #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "auto", hide_env = true)]
     pub progress: ProgressMode,
-    /// Refused: not built in yet.
-    #[arg(long, env = "INGEST_FOLLOW", hide = true)]
+    /// Go on with what is new until the run is stopped (streams with a change log or an event feed)
+    #[arg(long, env = "INGEST_FOLLOW", hide_env = true, conflicts_with_all = ["limit", "interval_start", "plan"])]
     pub follow: bool,
     /// A plan of `ingest plan -o`, to be read in parts by several processes
     #[arg(long, env = "INGEST_PLAN", value_name = "FILE", hide_env = true,

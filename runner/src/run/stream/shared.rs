@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use ingest_core::lake::{Merged, TableFormat, WriterOptions, Writers};
-use ingest_core::{Clock, Mode, Result, StreamName, WriteMode};
+use ingest_core::{Clock, Mode, Result, SliceId, Stored, StreamName, WriteMode};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::unit::Message;
@@ -44,6 +44,10 @@ pub struct StreamShared {
     pub merge_bytes: u64,
     /// A commit closes after this time at the latest.
     pub commit_interval: Duration,
+    /// The run goes on until somebody stops it.
+    pub follows: bool,
+    /// While it does: what is committed.
+    pub followed: Mutex<Option<Followed>>,
     /// The table format.
     pub format: Arc<dyn TableFormat>,
     /// The way to the stream's task.
@@ -52,6 +56,17 @@ pub struct StreamShared {
     pub failed: AtomicBool,
     /// The first error.
     pub error: Mutex<Option<ingest_core::Error>>,
+}
+
+/// How far a stream is while its run goes on.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The number that its table stands on.
+    pub number: Option<i64>,
+    /// Number of the commit that adopted the plan from which positions come.
+    pub generation: Option<i64>,
+    /// How far each feed is read with everything committed.
+    pub feeds: BTreeMap<SliceId, Stored>,
 }
 
 /// Counted while a stream runs.
@@ -106,6 +121,11 @@ impl StreamShared {
     pub fn fail(&self, error: ingest_core::Error) {
         self.failed.store(true, Ordering::Release);
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// How far the stream is, where its run goes on.
+    pub fn followed(&self) -> Option<Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What batches conform to now.
