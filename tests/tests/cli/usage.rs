@@ -35,21 +35,17 @@ fn help_lists_what_works_and_nothing_else() {
         let own = project.good(&[verb, "--help"]);
         assert!(own.stdout.contains("Examples:") && own.stdout.contains("--config"), "{verb}:\n{}", own.stdout);
     }
-    for verb in ["query"] {
-        assert!(!help.stdout.contains(&format!("\n  {verb} ")), "{verb} is shown");
-    }
+    assert!(!help.stdout.contains("\n  query "), "what is not built in is not shown");
     assert!(project.good(&["--version"]).stdout.starts_with("ingest "));
 }
 
 #[test]
 fn what_is_not_built_in_is_refused_with_2() {
     let project = Project::shop();
-    for line in ["query SELECT"] {
-        let output = project.run(&line.split(' ').collect::<Vec<_>>());
-        assert_eq!(output.code, Some(2), "{line}: {output:?}");
-        assert!(output.stderr.contains("not built in yet"), "{line}: {output:?}");
-        assert_eq!(output.stdout, "");
-    }
+    let output = project.run(&["query", "SELECT"]);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("not built in yet"), "{output:?}");
+    assert_eq!(output.stdout, "");
     assert!(!project.folder.path().join("lake").exists(), "a refusal does nothing");
 }
 

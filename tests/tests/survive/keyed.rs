@@ -23,6 +23,12 @@ const WIDER: usize = 12;
 /// A value of a key: text, and the column that comes later.
 type Held = (String, Option<i64>);
 
+/// A value, and the file that it came in.
+type Came = (Held, (usize, usize));
+
+/// A version as a reader shows it: from, to, whether it is current, its value.
+type Version = (String, Option<String>, bool, Held);
+
 fn batches() -> usize {
     std::env::var("INGEST_TEST_BATCHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6 * PLACES.len())
 }
@@ -32,7 +38,7 @@ struct Shop {
     seed: u64,
     model: BTreeMap<i64, Held>,
     /// Every value that a key has had, one after another, with the file that it came in: that is a column too.
-    history: BTreeMap<i64, Vec<(Held, (usize, usize))>>,
+    history: BTreeMap<i64, Vec<Came>>,
 }
 
 impl Shop {
@@ -187,7 +193,7 @@ async fn random_batches_into_a_history_equal_the_model_after_every_kill() {
 
 /// One version for each value that a key has had, one after another, without gaps, the last of them current.
 fn assert_versions(shop: &Shop, rows: &[Map<String, Value>], context: &str) {
-    let mut found: BTreeMap<i64, Vec<(String, Option<String>, bool, Held)>> = BTreeMap::new();
+    let mut found: BTreeMap<i64, Vec<Version>> = BTreeMap::new();
     for row in rows {
         let (id, held) = held(row);
         let time = |name: &str| row[name].as_str().map(str::to_owned);
