@@ -120,8 +120,7 @@ mod tests {
     const ED25519: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
     fn login() -> Login {
-        let login = Login { host: "files.example.com".into(), port: 2222, ..Login::default() };
-        login
+        Login { host: "files.example.com".into(), port: 2222, ..Login::default() }
     }
 
     fn trusted(lines: &str) -> Trusted {
