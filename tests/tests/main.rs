@@ -9,6 +9,7 @@ mod forget;
 mod intervals;
 mod late_rows;
 mod merge;
+mod mysql;
 mod network;
 mod orchestration;
 mod policies;

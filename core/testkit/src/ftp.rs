@@ -52,7 +52,7 @@ impl Ftp {
             "listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\nanonymous_enable=NO\n\
              local_enable=YES\nwrite_enable=YES\nchroot_local_user=NO\nseccomp_sandbox=NO\npasv_address=127.0.0.1\n\
              connect_from_port_20=NO\nxferlog_enable=NO\nssl_enable=YES\nforce_local_logins_ssl=YES\n\
-             force_local_data_ssl=YES\nrequire_ssl_reuse=YES\nrsa_cert_file={own}/cert.pem\n\
+             force_local_data_ssl=YES\nrequire_ssl_reuse=YES\nssl_ciphers=HIGH\nrsa_cert_file={own}/cert.pem\n\
              rsa_private_key_file={own}/key.pem\nsecure_chroot_dir={own}/empty\npam_service_name={USER}\n\
              max_per_ip=200\nmax_clients=200\ncheck_shell=NO\n"
         );

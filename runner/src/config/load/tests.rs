@@ -128,7 +128,6 @@ fn all_problems_come_at_once_each_with_file_line_and_key() {
             "ingest.yaml:11: sources.shop.password: expected a text, found a number (put it in quotes)",
             "ingest.yaml:13: sources.shop.streams.orders.cursor: expected a text, found a list",
             "ingest.yaml:13: sources.shop.streams.orders.mask.email: \"hsh\" is not one of drop, null, redact, partial, hash, token, keep (did you mean `hash`?)",
-            "ingest.yaml:13: sources.shop.streams.orders.mode: mode: cdc is not built in yet (remove it: this build would not honour it)",
             "ingest.yaml:14: sources.shop.streams.returns.on_schema_change: \"evolv\" is not one of evolve, freeze, rescue, fail (did you mean `evolve`?)",
             "ingest.yaml:15: extra: unknown key (known keys: lake, mask_key, memory, policies, sources)",
             "ingest.yaml:16: mask_key: expected a text, found a list",
