@@ -3,17 +3,15 @@
 mod closing;
 mod sharing;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use ingest_catalog::{Feed, Lease, PartDocument, record_stream};
+use ingest_catalog::{Feed, Lease, record_stream};
 use ingest_core::lake::WriterOptions;
-use ingest_core::{
-    Error, ErrorKind, Intent, Mode, Region, Result, Shape, Slice, SliceId, Stored, StreamName, WriteMode,
-};
+use ingest_core::{Error, ErrorKind, Intent, Region, Result, Shape, Slice, Stored, StreamName, WriteMode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,12 +22,12 @@ use super::part::PartLog;
 use super::planning::{Ask, OpenPlan, Planned, by_group, group_key, make};
 use super::quarantine::Quarantine;
 use super::shared::adopt;
-use super::stream::{Counters, Finished, Message, Scope, StreamShared, StreamTask, conform_to};
+use super::stream::{Counters, Message, Scope, StreamShared, StreamTask, conform_to};
 use super::target::Target;
-use super::work::{Line, State, Work, count, fail, settled};
+use super::work::{Line, State, Work, fail, settled};
 use super::writer::{Removals, WriterSettings};
 use super::{RunOptions, millis, retried, vigil};
-use crate::commit::{Author, Change, Committer, Floor, Held, effective_positions};
+use crate::commit::{Author, Change, Committer, Floor, effective_positions};
 use crate::events::{ErrorReport, Event, Observer, StreamReport};
 use crate::failpoint;
 use crate::session::Session;
