@@ -336,10 +336,11 @@ async fn discovery_says_keys_cursors_and_modes() {
         |name: &str| stream(name).cursors.iter().map(|c| format!("{} {}", c.column, c.safety)).collect::<Vec<_>>();
     assert_eq!(cursors("public.orders"), ["updated_at snapshot", "id snapshot", "made snapshot"]);
     assert_eq!(cursors("public.v")[0], "updated_at unsafe");
-    assert_eq!(stream("public.orders").modes, [Mode::Incremental, Mode::Full]);
+    assert_eq!(stream("public.orders").modes, [Mode::Incremental, Mode::Full, Mode::Cdc]);
+    assert!(!stream("public.v").modes.contains(&Mode::Cdc), "a view is not in the log");
     assert_eq!(
         stream("public.plain").modes,
-        [Mode::Full, Mode::Incremental],
+        [Mode::Full, Mode::Incremental, Mode::Cdc],
         "a number does not say when a row was changed"
     );
     assert_eq!(stream("public.codes").key, ["code"], "label can be null");
