@@ -89,6 +89,16 @@ pub async fn each_row(
     .await
 }
 
+/// Ends a script without tearing the interpreter down. Threads of pyarrow still hold Python objects then (the file system
+/// that deltalake hands to it), and a thread that asks for the interpreter's lock while it goes away is unwound through
+/// C++ code, which aborts the process after everything was printed: "terminate called without an active exception".
+const LEAVE: &str = "
+import os, sys
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(0)
+";
+
 async fn each_line(
     server: &str,
     script: &str,
@@ -98,6 +108,7 @@ async fn each_line(
 ) -> bool {
     let Some(python) = program(server) else { return false };
     let mut command = Command::new(python);
+    let script = format!("{script}\n{LEAVE}");
     command.arg("-c").arg(script).args(arguments).envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let run = async {

@@ -130,7 +130,7 @@ class World:
         return done.stdout + done.stderr
 
     def rows(self, table="shop/orders"):
-        text = "import deltalake, json, sys; t = deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table(); print(json.dumps(sorted(map(list, zip(*(t.column(c).to_pylist() for c in sys.argv[2:]))))))"
+        text = "import deltalake, json, sys; t = deltalake.DeltaTable(sys.argv[1]).to_pyarrow_table(); print(json.dumps(sorted(map(list, zip(*(t.column(c).to_pylist() for c in sys.argv[2:]))))), flush=True); import os; os._exit(0)"
         columns = ["id", "total"] if table == "shop/orders" else ["id"]
         done = subprocess.run(
             [READER, "-c", text, self.project / "lake/bronze" / table, *columns], capture_output=True, text=True, check=True
