@@ -51,6 +51,7 @@ pub mod salesforce;
 pub mod shopify;
 pub mod source;
 pub mod sshd;
+pub mod stand_in;
 pub mod store;
 pub mod stripe;
 pub mod table;

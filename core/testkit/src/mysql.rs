@@ -14,7 +14,6 @@
 //! ```
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +25,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row, Value};
 
 use crate::certificates::Authority;
+use crate::process::free_port;
 use crate::programs;
 
 /// Whose server it is.
@@ -307,8 +307,4 @@ fn guard(folder: &Path) -> Child {
     shell.args(["-c", SCRIPT, "sh"]).arg(folder).current_dir("/").process_group(0);
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     shell.spawn().expect("a shell")
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
 }

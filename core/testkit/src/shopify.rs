@@ -25,13 +25,11 @@ mod graphql;
 mod state;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde_json::{Map, Value};
 
-use crate::http::{HttpServer, Request, Response};
+use crate::http::{Request, Response};
+use crate::stand_in::{Api, Script, StandIn};
 
 pub use self::state::{OperationFault, State};
 
@@ -61,56 +59,32 @@ pub enum Fault {
     Cut,
 }
 
-/// The server; it stops when it is dropped.
-pub struct ShopifyServer {
-    http: HttpServer,
-    state: Arc<Mutex<State>>,
+/// The server, without objects at first. Times are seconds since 1970.
+pub type ShopifyServer = StandIn<State>;
+
+impl Api for State {
+    type Fault = Fault;
+
+    const PASSING: &'static [Fault] = &answer::PASSING;
+
+    fn answer(&mut self, request: &Request) -> Response {
+        answer::answer(self, request)
+    }
+
+    fn script(&mut self) -> &mut Script<Self> {
+        &mut self.script
+    }
+
+    fn now(&self) -> i64 {
+        self.now()
+    }
+
+    fn freeze(&mut self, now: i64) {
+        self.freeze(now);
+    }
 }
 
 impl ShopifyServer {
-    /// Starts it without objects, on the clock of this machine.
-    pub async fn start() -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
-        let shared = state.clone();
-        let handler = move |request: Request| {
-            let response = answer::answer(&mut lock(&shared), &request);
-            async move { response }
-        };
-        Self { http: HttpServer::start(handler).await, state }
-    }
-
-    /// What it answers to a request that another server got: the honest part of a [`crate::hostile`] one.
-    pub fn answer(&self, request: &Request) -> Response {
-        answer::answer(&mut lock(&self.state), request)
-    }
-
-    /// The base URL, without a slash at the end.
-    pub fn url(&self) -> &str {
-        self.http.url()
-    }
-
-    /// The server below: requests, hits, connections.
-    pub fn http(&self) -> &HttpServer {
-        &self.http
-    }
-
-    /// The objects and settings; the server waits while the guard lives.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Stops the server's clock at a time, in seconds since 1970.
-    pub fn freeze(&self, now: i64) {
-        self.state().freeze(now);
-    }
-
-    /// Moves a frozen clock on, by seconds.
-    pub fn advance(&self, seconds: i64) {
-        let mut state = self.state();
-        let now = state.now() + seconds;
-        state.freeze(now);
-    }
-
     /// Adds an object of a list (`orders`, `inventoryItems`), now; what belongs to it are lists of objects in its fields.
     /// Gives its id.
     pub fn create(&self, list: &str, fields: Value) -> String {
@@ -136,23 +110,4 @@ impl ShopifyServer {
     pub fn truth(&self, stream: &str) -> BTreeMap<String, Map<String, Value>> {
         self.state().truth(stream)
     }
-
-    /// The next requests go wrong so, one after another.
-    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.state().faults.extend(faults);
-    }
-
-    /// No request that was to go wrong does.
-    pub fn no_faults(&self) {
-        self.state().faults.clear();
-    }
-
-    /// Every request goes wrong with this probability from now on, in a way that may be repeated; 0 ends it.
-    pub fn chaos(&self, seed: u64, probability: f64) {
-        self.state().chaos = Some((StdRng::seed_from_u64(seed), probability));
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,13 +22,11 @@ mod kinds;
 mod state;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::http::{HttpServer, Request, Response};
+use crate::http::{Request, Response};
+use crate::stand_in::{Api, Script, StandIn};
 
 pub use self::state::State;
 
@@ -59,69 +57,32 @@ pub enum Fault {
     Redirect,
 }
 
-/// The server; it stops when it is dropped.
-pub struct StripeServer {
-    http: HttpServer,
-    state: Arc<Mutex<State>>,
+/// The server, without objects at first. Times are seconds since 1970.
+pub type StripeServer = StandIn<State>;
+
+impl Api for State {
+    type Fault = Fault;
+
+    const PASSING: &'static [Fault] = &answer::PASSING;
+
+    fn answer(&mut self, request: &Request) -> Response {
+        answer::answer(self, request)
+    }
+
+    fn script(&mut self) -> &mut Script<Self> {
+        &mut self.script
+    }
+
+    fn now(&self) -> i64 {
+        self.now()
+    }
+
+    fn freeze(&mut self, now: i64) {
+        self.freeze(now);
+    }
 }
 
 impl StripeServer {
-    /// Starts it without objects, on the clock of this machine.
-    pub async fn start() -> Self {
-        Self::serve(true).await
-    }
-
-    /// Starts it for load tests: it keeps no list of requests.
-    pub async fn start_unrecorded() -> Self {
-        Self::serve(false).await
-    }
-
-    async fn serve(record: bool) -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
-        let shared = state.clone();
-        let handler = move |request: Request| {
-            let response = answer::answer(&mut lock(&shared), &request);
-            async move { response }
-        };
-        let http = match record {
-            true => HttpServer::start(handler).await,
-            false => HttpServer::start_unrecorded(handler).await,
-        };
-        Self { http, state }
-    }
-
-    /// What it answers to a request that another server got: the honest part of a [`crate::hostile`] one.
-    pub fn answer(&self, request: &Request) -> Response {
-        answer::answer(&mut lock(&self.state), request)
-    }
-
-    /// The base URL, without a slash at the end.
-    pub fn url(&self) -> &str {
-        self.http.url()
-    }
-
-    /// The server below: requests, hits, connections.
-    pub fn http(&self) -> &HttpServer {
-        &self.http
-    }
-
-    /// The objects and settings; the server waits while the guard lives.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Stops the server's clock at a time, in seconds since 1970.
-    pub fn freeze(&self, now: i64) {
-        self.state().freeze(now);
-    }
-
-    /// Moves a frozen clock on.
-    pub fn advance(&self, seconds: i64) {
-        let mut state = self.state();
-        let now = state.now() + seconds;
-        state.freeze(now);
-    }
-
     /// Adds an object of a list (`customers`, `issuing/cards`), now, with its event. Gives its id.
     pub fn create(&self, path: &str, fields: Value) -> String {
         self.state().account("").create(path, fields)
@@ -147,39 +108,13 @@ impl StripeServer {
         self.state().account("").truth(path)
     }
 
-    /// The next requests go wrong so, one after another.
-    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.state().faults.extend(faults);
-    }
-
-    /// No request that was to go wrong does.
-    pub fn no_faults(&self) {
-        self.state().faults.clear();
-    }
-
-    /// Every request goes wrong with this probability from now on, in a way that may be repeated; 0 ends it.
-    pub fn chaos(&self, seed: u64, probability: f64) {
-        self.state().chaos = Some((StdRng::seed_from_u64(seed), probability));
-    }
-
     /// Refuses a list (and its objects) to the key, as for a restricted key without `permission`.
     pub fn restrict(&self, path: &str, permission: &str) {
         self.state().restricted.insert(path.to_owned(), permission.to_owned());
     }
 
-    /// Runs `change` right before the `n`-th request from now on is answered; 0 is the next.
-    pub fn before(&self, n: usize, change: impl FnOnce(&mut State) + Send + 'static) {
-        let mut state = self.state();
-        let at = state.answered + n;
-        state.changes.entry(at).or_default().push(Box::new(change));
-    }
-
     /// Requests whose path begins so (`/v1/charges`), so far.
     pub fn requests(&self, path: &str) -> Vec<Request> {
-        self.http.requests().into_iter().filter(|request| request.path.starts_with(path)).collect()
+        self.http().requests().into_iter().filter(|request| request.path.starts_with(path)).collect()
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

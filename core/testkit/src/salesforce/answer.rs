@@ -2,30 +2,28 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
-use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::soql::{Query, Select};
 use super::state::{State, time};
 use super::{CLIENT_ID, CLIENT_SECRET, Fault, REFRESH_TOKEN, jobs};
 use crate::http::{Request, Response};
+use crate::stand_in::count;
 
 /// Bytes of a request's line and headers that are taken.
 const URL_BYTES: usize = 16_384;
 
 /// Faults that a client may repeat, for chaos.
-const PASSING: [Fault; 5] = [Fault::Concurrent, Fault::Status(500), Fault::Status(503), Fault::Reset, Fault::Cut];
+pub(super) const PASSING: [Fault; 5] =
+    [Fault::Concurrent, Fault::Status(500), Fault::Status(503), Fault::Reset, Fault::Cut];
 
 pub(super) fn answer(state: &mut State, request: &Request) -> Response {
     if request.path == "/services/oauth2/token" {
         return token(state, request);
     }
-    for change in state.changes.remove(&state.answered).unwrap_or_default() {
-        change(state);
-    }
-    state.answered += 1;
+    count(state);
     state.usage.0 += 1;
-    let fault = next_fault(state);
+    let fault = state.script.next_fault();
     let response = match fault {
         Some(Fault::Concurrent) => {
             refused(403, "REQUEST_LIMIT_EXCEEDED", "ConcurrentRequests (Concurrent API Requests) Limit exceeded.")
@@ -48,15 +46,6 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Response {
         Some(Fault::Cut) => response.cut(),
         _ => response,
     }
-}
-
-fn next_fault(state: &mut State) -> Option<Fault> {
-    if let Some(fault) = state.faults.pop_front() {
-        return Some(fault);
-    }
-    let (rng, probability) = state.chaos.as_mut()?;
-    let wrong = rng.random_bool(*probability);
-    wrong.then(|| PASSING[rng.random_range(0..PASSING.len())])
 }
 
 /// An error of the API: a list of codes.

@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
-use rand::rngs::StdRng;
 use serde_json::{Map, Value, json};
 
 use super::Fault;
 use super::jobs::Job;
-
-type Change = Box<dyn FnOnce(&mut State) + Send>;
+use crate::stand_in::Script;
 
 /// What becomes of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +25,7 @@ pub enum JobFault {
 pub struct State {
     now: Option<i64>,
     pub(super) objects: BTreeMap<String, Sobject>,
-    pub(super) faults: VecDeque<Fault>,
-    pub(super) chaos: Option<(StdRng, f64)>,
-    pub(super) changes: BTreeMap<usize, Vec<Change>>,
-    pub(super) answered: usize,
+    pub(super) script: Script<State>,
     pub(super) tokens: HashSet<String>,
     pub(super) jobs: BTreeMap<String, Job>,
     pub(super) locators: BTreeMap<String, VecDeque<Value>>,
@@ -81,10 +76,7 @@ impl Default for State {
         Self {
             now: None,
             objects: objects(),
-            faults: VecDeque::new(),
-            chaos: None,
-            changes: BTreeMap::new(),
-            answered: 0,
+            script: Script::default(),
             tokens: HashSet::new(),
             jobs: BTreeMap::new(),
             locators: BTreeMap::new(),
@@ -139,7 +131,7 @@ impl State {
 
     /// The next request goes wrong so.
     pub fn fail(&mut self, fault: Fault) {
-        self.faults.push_back(fault);
+        self.script.fault(fault);
     }
 
     /// Hides a field from the user.

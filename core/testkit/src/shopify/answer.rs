@@ -1,6 +1,5 @@
 //! Requests of the stand-in and their answers.
 
-use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -8,9 +7,10 @@ use super::graphql::{Field, Selected, find, parse, project};
 use super::state::{Operation, OperationFault, State};
 use super::{ACCESS_TOKEN, CLIENT_ID, CLIENT_SECRET, Fault};
 use crate::http::{Request, Response};
+use crate::stand_in::count;
 
 /// Faults that a client may repeat, for chaos.
-const PASSING: [Fault; 7] = [
+pub(super) const PASSING: [Fault; 7] = [
     Fault::RateLimited,
     Fault::Throttled,
     Fault::Internal,
@@ -31,7 +31,8 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Response {
     if request.path == "/admin/oauth/access_token" {
         return token(state, request);
     }
-    let fault = next_fault(state);
+    count(state);
+    let fault = state.script.next_fault();
     let error =
         |code: &str| Response::json(json!({"errors": [{"message": "x", "extensions": {"code": code}}]}).to_string());
     let response = match fault {
@@ -52,15 +53,6 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Response {
         Some(Fault::Cut) => response.cut(),
         _ => response,
     }
-}
-
-fn next_fault(state: &mut State) -> Option<Fault> {
-    if let Some(fault) = state.faults.pop_front() {
-        return Some(fault);
-    }
-    let (rng, probability) = state.chaos.as_mut()?;
-    let wrong = rng.random_bool(*probability);
-    wrong.then(|| PASSING[rng.random_range(0..PASSING.len())])
 }
 
 fn token(state: &mut State, request: &Request) -> Response {

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rand::rngs::StdRng;
 use serde_json::{Map, Value, json};
 
-use super::Fault;
+use crate::stand_in::Script;
 
 /// What becomes of a bulk operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +22,7 @@ pub enum OperationFault {
 pub struct State {
     now: Option<i64>,
     lists: BTreeMap<&'static str, BTreeMap<u64, Object>>,
-    pub(super) faults: VecDeque<Fault>,
-    pub(super) chaos: Option<(StdRng, f64)>,
+    pub(super) script: Script<State>,
     pub(super) tokens: HashSet<String>,
     pub(super) operations: BTreeMap<String, Operation>,
     made: u64,
@@ -113,8 +111,7 @@ impl Default for State {
         Self {
             now: None,
             lists: KINDS.iter().map(|kind| (kind.list, BTreeMap::new())).collect(),
-            faults: VecDeque::new(),
-            chaos: None,
+            script: Script::default(),
             tokens: HashSet::new(),
             operations: BTreeMap::new(),
             made: 0,

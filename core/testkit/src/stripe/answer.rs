@@ -2,25 +2,21 @@
 
 use std::ops::Bound;
 
-use rand::Rng;
 use serde_json::{Value, json};
 
 use super::kinds::{self, KINDS, Kind};
 use super::state::{State, Table};
 use super::{API_KEY, Fault};
 use crate::http::{Request, Response};
+use crate::stand_in::count;
 
 /// Faults that a client may repeat, for chaos.
-const PASSING: [Fault; 6] =
+pub(super) const PASSING: [Fault; 6] =
     [Fault::RateLimited(None), Fault::Status(500), Fault::Status(503), Fault::ShouldRetry, Fault::Reset, Fault::Cut];
 
 pub(super) fn answer(state: &mut State, request: &Request) -> Response {
-    for change in state.changes.remove(&state.answered).unwrap_or_default() {
-        change(state);
-    }
-    state.answered += 1;
-    let id = format!("req_{:08}", state.answered);
-    let fault = next_fault(state);
+    let id = format!("req_{:08}", count(state));
+    let fault = state.script.next_fault();
     let response = match fault {
         Some(Fault::Reset | Fault::Cut) | None => route(state, request),
         Some(fault) => Err(faulty(fault)),
@@ -50,15 +46,6 @@ fn floor(text: &str, mut at: usize) -> usize {
         at -= 1;
     }
     at
-}
-
-fn next_fault(state: &mut State) -> Option<Fault> {
-    if let Some(fault) = state.faults.pop_front() {
-        return Some(fault);
-    }
-    let (rng, probability) = state.chaos.as_mut()?;
-    let wrong = rng.random_bool(*probability);
-    wrong.then(|| PASSING[rng.random_range(0..PASSING.len())])
 }
 
 /// An answer other than 200.

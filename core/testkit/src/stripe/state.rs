@@ -1,19 +1,17 @@
 //! The objects of the stand-in.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rand::rngs::StdRng;
 use serde_json::{Map, Value, json};
 
+use super::RETENTION;
 use super::kinds::{self, Kind};
-use super::{Fault, RETENTION};
+use crate::stand_in::Script;
 
 /// How many entries of a nested list an object shows.
 const SHOWN: usize = 10;
-
-type Change = Box<dyn FnOnce(&mut State) + Send>;
 
 /// All objects of all accounts, and what shall go wrong.
 #[derive(Default)]
@@ -21,10 +19,7 @@ pub struct State {
     now: Option<i64>,
     accounts: BTreeMap<String, Objects>,
     pub(super) restricted: BTreeMap<String, String>,
-    pub(super) faults: VecDeque<Fault>,
-    pub(super) chaos: Option<(StdRng, f64)>,
-    pub(super) changes: BTreeMap<usize, Vec<Change>>,
-    pub(super) answered: usize,
+    pub(super) script: Script<State>,
     /// Events can be seen only so many seconds after they were made.
     pub event_delay: i64,
     made: u64,
