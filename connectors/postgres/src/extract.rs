@@ -7,6 +7,7 @@ use arrow_array::types::{Date32Type, Decimal128Type, Int16Type, Int32Type, Int64
 use arrow_array::{Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::{DataType, Schema};
 use ingest_core::{Done, Error, ErrorKind, Out, Result, Seq, StreamName, columns};
+use ingest_sql::{Ordered, Step};
 
 use crate::catalog::{Column, Table};
 use crate::decode::Decoder;
@@ -35,8 +36,7 @@ pub(crate) async fn extract(
         stream: &table.stream,
         select: &select,
         seq: work.seq.as_ref(),
-        keyed: matches!(work.part, Part::Keys { .. }),
-        kept: None,
+        ordered: select.order.map(|order| Ordered::by(order, matches!(work.part, Part::Keys { .. }))),
     };
     copy(&mut lent.connection, &mut sink, out).await?;
     lent.connection.finish_copy().await?;
@@ -136,46 +136,34 @@ struct Sink<'a> {
     select: &'a Select<'a>,
     /// Goes with every row, where changes follow.
     seq: Option<&'a Seq>,
-    /// Ordered by a key: no two rows are equal.
-    keyed: bool,
-    /// Rows that may have more of their cursor's value behind them.
-    kept: Option<RecordBatch>,
+    /// Where the slice has an order: what it is resumed by.
+    ordered: Option<Ordered>,
 }
 
 impl Sink<'_> {
     async fn emit(&mut self, batch: Option<RecordBatch>, last: bool, out: &mut Out<'_, Position>) -> Result<()> {
-        let Some(order) = self.select.order else {
-            return self.rows(batch, out).await;
-        };
-        let Some(batch) = batch else {
-            let kept = self.kept.take();
-            return self.rows(kept, out).await;
+        let (Some(ordered), Some(order)) = (&mut self.ordered, self.select.order) else {
+            return match batch {
+                Some(batch) => self.rows(batch, out).await,
+                None => Ok(()),
+            };
         };
         let kind = &self.select.columns[order].kind;
-        if self.keyed {
-            let mark = literal(&batch, order, kind, batch.num_rows() - 1);
-            self.rows(Some(batch), out).await?;
-            return self.mark(mark, out).await;
+        for step in ordered.take(batch, last) {
+            match step {
+                Step::Rows(batch) => self.rows(batch, out).await?,
+                Step::Mark { batch, row } => {
+                    // Nulls come last and cannot be resumed from.
+                    if let Some(value) = literal(&batch, order, kind, row) {
+                        out.mark(&Position::Upto(value)).await?;
+                    }
+                }
+            }
         }
-        // The value at the end may go on in the next batch: a mark stands only where one value is over.
-        let start = if last { batch.num_rows() } else { last_run(batch.column(order).as_ref()) };
-        let kept = self.kept.take();
-        if start == 0 {
-            // One value fills the batch: it goes out, and the mark waits.
-            self.rows(kept, out).await?;
-            self.kept = None;
-            return self.rows(Some(batch), out).await;
-        }
-        let mark = literal(&batch, order, kind, start - 1);
-        self.rows(kept, out).await?;
-        self.rows(Some(batch.slice(0, start)), out).await?;
-        self.kept = (start < batch.num_rows()).then(|| batch.slice(start, batch.num_rows() - start));
-        // Nulls come last and cannot be resumed from.
-        self.mark(mark, out).await
+        Ok(())
     }
 
-    async fn rows(&self, batch: Option<RecordBatch>, out: &mut Out<'_, Position>) -> Result<()> {
-        let Some(batch) = batch else { return Ok(()) };
+    async fn rows(&self, batch: RecordBatch, out: &mut Out<'_, Position>) -> Result<()> {
         let batch = match (self.select.hidden, self.select.order) {
             (true, Some(order)) => {
                 let shown: Vec<usize> = (0..batch.num_columns()).filter(|i| *i != order).collect();
@@ -189,13 +177,6 @@ impl Sink<'_> {
         };
         out.rows(self.stream, batch).await
     }
-
-    async fn mark(&self, value: Option<String>, out: &mut Out<'_, Position>) -> Result<()> {
-        match value {
-            Some(value) => out.mark(&Position::Upto(value)).await,
-            None => Ok(()),
-        }
-    }
 }
 
 /// The rows with their order.
@@ -206,22 +187,6 @@ fn with_seq(batch: &RecordBatch, seq: &Seq) -> Result<RecordBatch> {
     arrays.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(seq.as_str(), batch.num_rows()))));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
-}
-
-/// Where the run of equal values at the end of a sorted column begins.
-fn last_run(values: &dyn Array) -> usize {
-    let last = values.slice(values.len() - 1, 1);
-    let equal = |i: usize| values.slice(i, 1).to_data() == last.to_data();
-    let (mut low, mut high) = (0, values.len() - 1);
-    while low < high {
-        let middle = (low + high) / 2;
-        if equal(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    low
 }
 
 /// A value as a literal of the server; `None` for null and for types that mark nothing.
@@ -241,25 +206,5 @@ fn literal(batch: &RecordBatch, column: usize, kind: &Kind, row: usize) -> Optio
             Some(text::micros(array.as_primitive::<TimestampMicrosecondType>().value(row), zone.is_some()))
         }
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow_array::Int64Array;
-
-    use super::*;
-
-    #[test]
-    fn the_last_run_of_equal_values_is_found() {
-        for (values, expected) in [
-            (vec![Some(1)], 0),
-            (vec![Some(1), Some(1)], 0),
-            (vec![Some(1), Some(2)], 1),
-            (vec![Some(1), Some(2), Some(2), Some(2)], 1),
-            (vec![Some(1), None, None], 1),
-        ] {
-            assert_eq!(last_run(&Int64Array::from(values.clone())), expected, "{values:?}");
-        }
     }
 }

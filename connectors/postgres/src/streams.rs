@@ -386,7 +386,5 @@ fn cursors(table: &Table) -> Vec<CursorColumn> {
 
 /// Whether a column by its name and type holds the time of a row's last change.
 fn says_changed(column: &Column) -> bool {
-    let name = column.name.to_lowercase();
-    matches!(column.kind, Kind::Timestamp | Kind::TimestampTz)
-        && ["updat", "modif", "chang", "write_date", "mtime"].iter().any(|word| name.contains(word))
+    matches!(column.kind, Kind::Timestamp | Kind::TimestampTz) && ingest_sql::says_changed(&column.name)
 }
