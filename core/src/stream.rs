@@ -215,6 +215,22 @@ impl Problem {
         }
     }
 
+    /// What a run would fail with.
+    pub fn error(
+        stream: Option<StreamName>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+        kind: crate::ErrorKind,
+    ) -> Self {
+        Self {
+            severity: Severity::Error,
+            stream,
+            what: what.into(),
+            remedy: remedy.into(),
+            exit_code: kind.exit_code(),
+        }
+    }
+
     /// Something that should be known, although a run works.
     pub fn warning(stream: Option<StreamName>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, stream, what: what.into(), remedy: remedy.into(), exit_code: 0 }

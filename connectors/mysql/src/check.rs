@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use ingest_core::{ErrorKind, Problem, Result, Selection, Severity, StreamName};
+use ingest_core::{ErrorKind, Problem, Result, Selection};
+use ingest_sql::{few, plaintext, unknown_streams};
 
 use crate::catalog::{self, Column, Table};
 use crate::moment::Sight;
@@ -25,28 +26,17 @@ pub(crate) async fn check(server: &Arc<Server>, selection: &Selection) -> Result
     connection.close().await;
     whole(server, &tables, sight, &account, &mut problems);
     if tables.is_empty() {
-        problems.push(Problem {
-            severity: Severity::Error,
-            stream: None,
-            what: "no table matches the selection".into(),
-            remedy: format!(
+        problems.push(Problem::error(
+            None,
+            "no table matches the selection",
+            format!(
                 "streams are named `database.table`, and only tables that the account may read are seen: GRANT SELECT ON database.* TO {account}"
             ),
-            exit_code: ErrorKind::ConfigInvalid.exit_code(),
-        });
-    }
-    for name in selection.select.iter().filter(|name| !name.contains(['*', '?'])) {
-        if !tables.is_empty() && !tables.iter().any(|table| table.stream.as_str() == name) {
-            let near = ingest_core::nearest(name, tables.iter().map(|table| table.stream.as_str()));
-            problems.push(Problem {
-                severity: Severity::Error,
-                stream: Some(StreamName::from(name.as_str())),
-                what: "the stream does not exist, or the account may not see it".into(),
-                remedy: near
-                    .map_or("`ingest discover` lists the streams".into(), |near| format!("did you mean `{near}`?")),
-                exit_code: ErrorKind::ConfigInvalid.exit_code(),
-            });
-        }
+            ErrorKind::ConfigInvalid,
+        ));
+    } else {
+        let there = tables.iter().map(|table| &table.stream);
+        problems.extend(unknown_streams(selection, there, "the stream does not exist, or the account may not see it"));
     }
     for table in &tables {
         grants(table, &account, &mut problems)?;
@@ -83,13 +73,7 @@ fn whole(server: &Server, tables: &[Table], sight: Sight, account: &str, problem
             "an incremental run leaves out the last hour, and misses what the replica is further behind; read the primary, or use `mode: full`",
         )),
     }
-    if server.config().protection().is_none() && !ingest_core::config::is_loopback(&server.config().host) {
-        problems.push(Problem::warning(
-            None,
-            "the connection is not encrypted: anyone on the way can read the password and the data",
-            "set up certificates at the server and leave `tls` out",
-        ));
-    }
+    problems.extend(plaintext(&server.config().login(), "set up certificates at the server and leave `tls` out"));
 }
 
 fn grants(table: &Table, account: &str, problems: &mut Vec<Problem>) -> Result<()> {
@@ -107,13 +91,7 @@ fn grants(table: &Table, account: &str, problems: &mut Vec<Problem>) -> Result<(
             format!("GRANT SELECT ON {path} TO {account}, or name the other columns in `columns` of the stream"),
         )
     };
-    problems.push(Problem {
-        severity: Severity::Error,
-        stream: Some(table.stream.clone()),
-        what,
-        remedy,
-        exit_code: ErrorKind::PermissionDenied.exit_code(),
-    });
+    problems.push(Problem::error(Some(table.stream.clone()), what, remedy, ErrorKind::PermissionDenied));
     Ok(())
 }
 
@@ -122,12 +100,4 @@ fn quoted(account: &str) -> String {
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
     let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
     format!("{}@{}", quote(user), quote(host))
-}
-
-/// The first names of many.
-fn few(names: &[&str]) -> String {
-    match names {
-        [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more", names.len() - 3),
-        names => names.join(", "),
-    }
 }

@@ -1,7 +1,8 @@
 //! The configuration of a source.
 
-use ingest_core::config::{ByteSize, Span, Tls, is_loopback};
-use ingest_core::{Error, JsonSchema, Result, Secret};
+use ingest_core::config::{ByteSize, Span, Tls};
+use ingest_core::{JsonSchema, Result, Secret};
+use ingest_sql::Login;
 use serde::Deserialize;
 
 /// Reads tables and views of a MySQL or MariaDB server.
@@ -73,69 +74,44 @@ impl Default for MysqlConfig {
 }
 
 impl MysqlConfig {
+    /// The keys that every connector of a database has.
+    pub(crate) fn login(&self) -> Login<'_> {
+        Login {
+            host: &self.host,
+            port: self.port,
+            database: &self.database,
+            user: &self.user,
+            password: &self.password,
+            tls: self.tls,
+            tls_ca: self.tls_ca.as_deref(),
+            tls_cert: self.tls_cert.as_deref(),
+            tls_key: self.tls_key.as_ref(),
+            max_connections: self.max_connections,
+            connect_timeout: self.connect_timeout,
+            timeout: self.timeout,
+            max_row_bytes: self.max_row_bytes,
+        }
+    }
+
     /// The protection that holds for this host; `None` = plaintext.
     pub(crate) fn protection(&self) -> Option<Tls> {
-        match self.tls {
-            Some(Tls::DangerPlaintext) => None,
-            Some(tls) => Some(tls),
-            None if is_loopback(&self.host) && self.tls_ca.is_none() && self.tls_cert.is_none() => None,
-            None => Some(Tls::VerifyFull),
-        }
+        self.login().protection()
     }
 
     /// Reports everything that is wrong, together.
     pub(crate) fn validated(self, source: &str) -> Result<Self> {
-        let mut wrong = Vec::new();
-        let mut refuse = |key: &str, why: &str| wrong.push(format!("sources.{source}.{key}: {why}"));
-        if self.user.is_empty() {
-            refuse("user", "is missing");
-        }
-        if self.host.is_empty() {
-            refuse("host", "is empty");
-        }
-        for (key, value) in [("host", &self.host), ("database", &self.database), ("user", &self.user)] {
-            if value.contains('\0') {
-                refuse(key, "contains a zero byte");
-            }
-        }
-        if self.password.expose().contains('\0') {
-            refuse("password", "contains a zero byte");
-        }
-        if self.port == 0 {
-            refuse("port", "is 0");
-        }
-        if !(1..=64).contains(&self.max_connections) {
-            refuse("max_connections", "is not between 1 and 64");
-        }
-        for (key, span) in [("connect_timeout", self.connect_timeout), ("timeout", self.timeout)] {
-            if span.0.is_zero() {
-                refuse(key, "is 0; write e.g. 30s");
-            }
-        }
+        let mut faults = self.login().faults();
         // The server takes whole seconds, and 0 would mean that no lock is waited for at all.
         if self.lock_timeout.0.as_secs() == 0 {
-            refuse("lock_timeout", "is less than 1s");
-        }
-        // A packet of the protocol ends at 1 GiB.
-        if !((64 << 10)..=(1 << 30)).contains(&self.max_row_bytes.0) {
-            refuse("max_row_bytes", "is not between 64KiB and 1GiB");
+            faults.push(("lock_timeout", "is less than 1s"));
         }
         if self.server_id == Some(0) {
-            refuse("server_id", "is 0, which no replica may have");
-        }
-        if self.tls_cert.is_some() != self.tls_key.is_some() {
-            refuse("tls_cert", "tls_cert and tls_key belong together, one is missing");
-        }
-        if self.tls == Some(Tls::DangerPlaintext) && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
-            refuse("tls", "is danger_plaintext, so tls_ca, tls_cert and tls_key would have no effect");
+            faults.push(("server_id", "is 0, which no replica may have"));
         }
         if self.host.starts_with('/') && self.protection().is_some() {
-            refuse("tls", "has no meaning on a Unix socket");
+            faults.push(("tls", "has no meaning on a Unix socket"));
         }
-        if !wrong.is_empty() {
-            return Err(Error::config(format!("invalid configuration: {}", wrong.join("; ")))
-                .hint("`ingest connectors mysql` lists every field"));
-        }
+        ingest_sql::refuse("mysql", source, &faults)?;
         Ok(self)
     }
 }
@@ -144,22 +120,13 @@ impl MysqlConfig {
 mod tests {
     use super::*;
 
-    fn config(host: &str, tls: Option<Tls>) -> MysqlConfig {
-        MysqlConfig { host: host.into(), user: "u".into(), tls, ..MysqlConfig::default() }
-    }
-
-    #[test]
-    fn plaintext_needs_loopback_or_danger() {
-        assert_eq!(config("db.example.com", None).protection(), Some(Tls::VerifyFull));
-        assert_eq!(config("127.0.0.1", None).protection(), None);
-        assert_eq!(config("/run/mysqld/mysqld.sock", None).protection(), None);
-        assert_eq!(config("localhost", Some(Tls::VerifyFull)).protection(), Some(Tls::VerifyFull));
-        assert_eq!(config("db.example.com", Some(Tls::DangerPlaintext)).protection(), None);
+    fn config() -> MysqlConfig {
+        MysqlConfig { host: "h".into(), user: "u".into(), ..MysqlConfig::default() }
     }
 
     #[test]
     fn all_problems_are_reported_together() {
-        let wrong = MysqlConfig { max_connections: 0, tls_cert: Some("x".into()), ..config("h", None) };
+        let wrong = MysqlConfig { max_connections: 0, tls_cert: Some("x".into()), ..config() };
         let wrong = MysqlConfig { user: String::new(), ..wrong };
         let text = wrong.validated("shop").expect_err("three problems").to_string();
         for key in ["sources.shop.user", "sources.shop.max_connections", "sources.shop.tls_cert"] {
@@ -169,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_password_is_never_printed() {
-        let config = MysqlConfig { password: Secret::new("canary"), ..config("h", None) };
+        let config = MysqlConfig { password: Secret::new("canary"), ..config() };
         assert!(!format!("{config:?}").contains("canary"));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ingest_core::{ErrorKind, Problem, Result, Selection, Severity, StreamName};
-use ingest_sql::Dialect;
+use ingest_core::{ErrorKind, Problem, Result, Selection};
+use ingest_sql::{Dialect, few, plaintext, unknown_streams};
 
 use crate::catalog::{self, Cells, Table};
 use crate::server::Server;
@@ -30,26 +30,15 @@ pub(crate) async fn check(server: &Arc<Server>, selection: &Selection) -> Result
     let role = account(&mut connection, &tables, server, &mut problems).await?;
     connection.close().await;
     if tables.is_empty() {
-        problems.push(Problem {
-            severity: Severity::Error,
-            stream: None,
-            what: "no table matches the selection".into(),
-            remedy: "streams are named `schema.table`; see `database`, and whether the tables are in this one".into(),
-            exit_code: ErrorKind::ConfigInvalid.exit_code(),
-        });
-    }
-    for name in selection.select.iter().filter(|name| !name.contains(['*', '?'])) {
-        if !tables.is_empty() && !tables.iter().any(|table| table.stream.as_str() == name) {
-            let near = ingest_core::nearest(name, tables.iter().map(|table| table.stream.as_str()));
-            problems.push(Problem {
-                severity: Severity::Error,
-                stream: Some(StreamName::from(name.as_str())),
-                what: "the stream does not exist".into(),
-                remedy: near
-                    .map_or("`ingest discover` lists the streams".into(), |near| format!("did you mean `{near}`?")),
-                exit_code: ErrorKind::ConfigInvalid.exit_code(),
-            });
-        }
+        problems.push(Problem::error(
+            None,
+            "no table matches the selection",
+            "streams are named `schema.table`; see `database`, and whether the tables are in this one",
+            ErrorKind::ConfigInvalid,
+        ));
+    } else {
+        let there = tables.iter().map(|table| &table.stream);
+        problems.extend(unknown_streams(selection, there, "the stream does not exist"));
     }
     for table in &tables {
         grants(table, &role, server, &mut problems)?;
@@ -99,13 +88,7 @@ async fn account(
             "texts that are not UTF-8 become null and are kept as hexadecimal in `_ingest_rescued`; convert the database to UTF8",
         ));
     }
-    if server.config().protection().is_none() && !ingest_core::config::is_loopback(&server.config().host) {
-        problems.push(Problem::warning(
-            None,
-            "the connection is not encrypted: anyone on the way can read the password and the data",
-            "switch `ssl` on at the server and leave `tls` out",
-        ));
-    }
+    problems.extend(plaintext(&server.config().login(), "switch `ssl` on at the server and leave `tls` out"));
     Ok(role)
 }
 
@@ -113,13 +96,7 @@ fn grants(table: &Table, role: &str, server: &Server, problems: &mut Vec<Problem
     let (role, path) = (Dialect::Postgres.name(role)?, table.path()?);
     let schema = Dialect::Postgres.name(&table.schema)?;
     let mut problem = |what: String, remedy: String| {
-        problems.push(Problem {
-            severity: Severity::Error,
-            stream: Some(table.stream.clone()),
-            what,
-            remedy,
-            exit_code: ErrorKind::PermissionDenied.exit_code(),
-        });
+        problems.push(Problem::error(Some(table.stream.clone()), what, remedy, ErrorKind::PermissionDenied));
     };
     if !table.grants.usage {
         problem("USAGE on the schema is missing".into(), format!("GRANT USAGE ON SCHEMA {schema} TO {role}"));
@@ -142,12 +119,4 @@ fn grants(table: &Table, role: &str, server: &Server, problems: &mut Vec<Problem
         );
     }
     Ok(())
-}
-
-/// The first names of many.
-pub(crate) fn few(names: &[&str]) -> String {
-    match names {
-        [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more", names.len() - 3),
-        names => names.join(", "),
-    }
 }

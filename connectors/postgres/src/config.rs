@@ -1,7 +1,8 @@
 //! The configuration of a source.
 
-use ingest_core::config::{ByteSize, Span, Tls, is_loopback};
-use ingest_core::{Error, JsonSchema, Result, Secret};
+use ingest_core::config::{ByteSize, Span, Tls};
+use ingest_core::{JsonSchema, Result, Secret};
+use ingest_sql::Login;
 use serde::Deserialize;
 
 /// Reads tables, views and foreign tables of one PostgreSQL database.
@@ -102,71 +103,44 @@ impl Default for PostgresConfig {
 }
 
 impl PostgresConfig {
+    /// The keys that every connector of a database has.
+    pub(crate) fn login(&self) -> Login<'_> {
+        Login {
+            host: &self.host,
+            port: self.port,
+            database: &self.database,
+            user: &self.user,
+            password: &self.password,
+            tls: self.tls,
+            tls_ca: self.tls_ca.as_deref(),
+            tls_cert: self.tls_cert.as_deref(),
+            tls_key: self.tls_key.as_ref(),
+            max_connections: self.max_connections,
+            connect_timeout: self.connect_timeout,
+            timeout: self.timeout,
+            max_row_bytes: self.max_row_bytes,
+        }
+    }
+
     /// The protection that holds for this host; `None` = plaintext.
     pub(crate) fn protection(&self) -> Option<Tls> {
-        match self.tls {
-            Some(Tls::DangerPlaintext) => None,
-            Some(tls) => Some(tls),
-            None if is_loopback(&self.host) && self.tls_ca.is_none() && self.tls_cert.is_none() => None,
-            None => Some(Tls::VerifyFull),
-        }
+        self.login().protection()
     }
 
     /// Fills what follows from other fields and reports everything that is wrong, together.
     pub(crate) fn validated(mut self, source: &str) -> Result<Self> {
-        let mut wrong = Vec::new();
-        let mut refuse = |key: &str, why: &str| wrong.push(format!("sources.{source}.{key}: {why}"));
-        if self.user.is_empty() {
-            refuse("user", "is missing");
-        }
-        if self.host.is_empty() {
-            refuse("host", "is empty");
-        }
-        for (key, value) in [
-            ("host", &self.host),
-            ("database", &self.database),
-            ("user", &self.user),
-            ("application_name", &self.application_name),
-        ] {
-            if value.contains('\0') {
-                refuse(key, "contains a zero byte");
-            }
-        }
-        if self.password.expose().contains('\0') {
-            refuse("password", "contains a zero byte");
-        }
-        if self.port == 0 {
-            refuse("port", "is 0");
-        }
-        if !(1..=64).contains(&self.max_connections) {
-            refuse("max_connections", "is not between 1 and 64");
-        }
-        for (key, span) in [("connect_timeout", self.connect_timeout), ("timeout", self.timeout)] {
-            if span.0.is_zero() {
-                refuse(key, "is 0; write e.g. 30s");
-            }
-        }
-        // A frame of the protocol counts its length in 31 bits, and a value in PostgreSQL ends at 1 GiB.
-        if !((64 << 10)..=(1 << 30)).contains(&self.max_row_bytes.0) {
-            refuse("max_row_bytes", "is not between 64KiB and 1GiB");
+        let mut faults = self.login().faults();
+        if self.application_name.contains('\0') {
+            faults.push(("application_name", "contains a zero byte"));
         }
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.slot.is_empty() || self.slot.len() > 63 || !self.slot.chars().all(plain) {
-            refuse("slot", "is not 1 to 63 characters of a-z, 0-9 and _");
+            faults.push(("slot", "is not 1 to 63 characters of a-z, 0-9 and _"));
         }
         if self.publication.is_empty() || self.publication.len() > 63 || self.publication.contains('\0') {
-            refuse("publication", "is not 1 to 63 characters");
+            faults.push(("publication", "is not 1 to 63 characters"));
         }
-        if self.tls_cert.is_some() != self.tls_key.is_some() {
-            refuse("tls_cert", "tls_cert and tls_key belong together, one is missing");
-        }
-        if self.tls == Some(Tls::DangerPlaintext) && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
-            refuse("tls", "is danger_plaintext, so tls_ca, tls_cert and tls_key would have no effect");
-        }
-        if !wrong.is_empty() {
-            return Err(Error::config(format!("invalid configuration: {}", wrong.join("; ")))
-                .hint("`ingest connectors postgres` lists every field"));
-        }
+        ingest_sql::refuse("postgres", source, &faults)?;
         if self.database.is_empty() {
             self.database.clone_from(&self.user);
         }
@@ -178,22 +152,13 @@ impl PostgresConfig {
 mod tests {
     use super::*;
 
-    fn config(host: &str, tls: Option<Tls>) -> PostgresConfig {
-        PostgresConfig { host: host.into(), user: "u".into(), tls, ..PostgresConfig::default() }
-    }
-
-    #[test]
-    fn plaintext_needs_loopback_or_danger() {
-        assert_eq!(config("db.example.com", None).protection(), Some(Tls::VerifyFull));
-        assert_eq!(config("127.0.0.1", None).protection(), None);
-        assert_eq!(config("/tmp", None).protection(), None);
-        assert_eq!(config("localhost", Some(Tls::VerifyFull)).protection(), Some(Tls::VerifyFull));
-        assert_eq!(config("db.example.com", Some(Tls::DangerPlaintext)).protection(), None);
+    fn config() -> PostgresConfig {
+        PostgresConfig { host: "h".into(), user: "u".into(), ..PostgresConfig::default() }
     }
 
     #[test]
     fn all_problems_are_reported_together() {
-        let wrong = PostgresConfig { max_connections: 0, tls_cert: Some("x".into()), ..config("h", None) };
+        let wrong = PostgresConfig { max_connections: 0, tls_cert: Some("x".into()), ..config() };
         let wrong = PostgresConfig { user: String::new(), ..wrong };
         let text = wrong.validated("shop").expect_err("three problems").to_string();
         for key in ["sources.shop.user", "sources.shop.max_connections", "sources.shop.tls_cert"] {
@@ -203,12 +168,12 @@ mod tests {
 
     #[test]
     fn the_password_is_never_printed() {
-        let config = PostgresConfig { password: Secret::new("canary"), ..config("h", None) };
+        let config = PostgresConfig { password: Secret::new("canary"), ..config() };
         assert!(!format!("{config:?}").contains("canary"));
     }
 
     #[test]
     fn the_database_is_the_user_where_none_is_named() {
-        assert_eq!(config("h", None).validated("s").expect("valid").database, "u");
+        assert_eq!(config().validated("s").expect("valid").database, "u");
     }
 }

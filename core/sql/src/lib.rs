@@ -6,9 +6,13 @@
 
 #![deny(missing_docs)]
 
+mod check;
+mod login;
 mod marks;
 mod ranges;
 
+pub use check::{few, plaintext, unknown_streams};
+pub use login::{Fault, Login, refuse};
 pub use marks::{Ordered, Step};
 pub use ranges::{KeyRange, cut, cut_integers};
 

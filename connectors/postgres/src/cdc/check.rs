@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use ingest_core::{ErrorKind, Problem, Result, Severity, StreamName};
-use ingest_sql::Dialect;
+use ingest_core::{ErrorKind, Problem, Result, StreamName};
+use ingest_sql::{Dialect, few};
 
 use super::plan::table_capturable;
 use super::state::{self, Facts, State};
 use super::{feed, slot};
 use crate::catalog::Table;
-use crate::check::few;
 use crate::server::Server;
 use crate::wire::Connection;
 
@@ -64,7 +63,7 @@ struct Problems(Vec<Problem>);
 
 impl Problems {
     fn error(&mut self, stream: Option<StreamName>, what: String, remedy: String, kind: ErrorKind) {
-        self.0.push(Problem { severity: Severity::Error, stream, what, remedy, exit_code: kind.exit_code() });
+        self.0.push(Problem::error(stream, what, remedy, kind));
     }
 
     fn of_server(&mut self, state: &State, connection: &Connection) -> Result<()> {
