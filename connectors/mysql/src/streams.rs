@@ -63,6 +63,10 @@ impl Connector for Mysql {
         check::check(&self.server, selection).await
     }
 
+    async fn check_changes(&self, _: &[StreamName]) -> Result<Vec<Problem>> {
+        cdc::check::check(&self.server).await
+    }
+
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
         let (tables, sight) = self.load(selection).await?;
         Ok(tables.iter().map(|table| stream(table, sight)).collect())

@@ -396,12 +396,35 @@ async fn a_server_that_does_not_log_rows_is_refused_with_every_remedy() {
         let source = open(config).await.expect("a source");
         let found = streams(&*source, &[&format!("{}.t", database.name)]).await;
         let error = fails(plan(&*source, &found, &How { mode: Mode::Cdc, ..How::full() }).await);
-        let text = format!("{error} {}", error.hint_text().unwrap_or_default());
+        let refused = format!("{error} {}", error.hint_text().unwrap_or_default());
+        let problems = source.check_changes(&[found[0].name.clone()]).await.expect("a check");
+        assert!(problems.iter().all(|problem| problem.exit_code == 2), "{problems:?}");
+        let checked: String = problems.iter().map(|problem| format!("{} {}; ", problem.what, problem.remedy)).collect();
         for word in
             ["cdc:", "SET GLOBAL binlog_format = 'ROW'", "binlog_row_image = 'FULL'", "binlog_row_metadata = 'FULL'"]
         {
-            assert!(text.contains(word), "{word}: {text}");
+            assert!(refused.contains(word) && checked.contains(word), "{word}: {refused}, {checked}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_may_not_see_the_log_is_told_so_before_it_runs() {
+    for flavour in Flavour::ALL {
+        let Some(server) = Mysql::private(flavour, &Options::default()) else { continue };
+        let database = server.database().await;
+        database.sql("CREATE TABLE t (id INT PRIMARY KEY)").await;
+        database.sql("CREATE USER reader@'%' IDENTIFIED BY 'readers'").await;
+        database.sql(&format!("GRANT SELECT ON {}.* TO reader@'%'", database.name)).await;
+        let config = json!({"host": "127.0.0.1", "port": server.port(), "user": "reader", "password": "readers"});
+        let source = open(config).await.expect("a source");
+        let name = StreamName::from(format!("{}.t", database.name));
+        let problems = source.check_changes(std::slice::from_ref(&name)).await.expect("a check");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].exit_code, ErrorKind::PermissionDenied.exit_code(), "{problems:?}");
+        database.sql("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO reader@'%'").await;
+        let source = open(json!({"host": "127.0.0.1", "port": server.port(), "user": "reader", "password": "readers"}));
+        assert_eq!(source.await.expect("a source").check_changes(&[name]).await.expect("a check"), []);
     }
 }
 

@@ -3,6 +3,7 @@
 mod bytes;
 mod captured;
 mod charset;
+pub(crate) mod check;
 pub(crate) mod feed;
 mod image;
 mod json;
