@@ -28,6 +28,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_files::Files>();
         #[cfg(feature = "ftp")]
         let registry = registry.with::<ingest_connector_ftp::Ftp>();
+        #[cfg(feature = "mongodb")]
+        let registry = registry.with::<ingest_connector_mongodb::Mongodb>();
         #[cfg(feature = "mysql")]
         let registry = registry.with::<ingest_connector_mysql::Mysql>();
         #[cfg(feature = "postgres")]

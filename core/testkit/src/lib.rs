@@ -11,6 +11,7 @@
 //! | [`hostile`] | servers that mean harm or are broken, and a suite that plays them against a connector |
 //! | [`http`] | a scriptable HTTP/1.1 server |
 //! | [`lake`] | a small run over any source, which can be killed at any mark |
+//! | [`mongo`] | a scripted stand-in for a MongoDB replica set, and a FerretDB server |
 //! | [`mysql`] | private MariaDB and MySQL servers |
 //! | [`oracle`] | says what is lost, double, unknown or changed between a table and the truth |
 //! | [`out`] | a way out that keeps everything that a slice gave |
@@ -39,6 +40,7 @@ mod hmac;
 pub mod hostile;
 pub mod http;
 pub mod lake;
+pub mod mongo;
 pub mod mysql;
 pub mod postgres;
 pub mod process;
