@@ -31,6 +31,14 @@ pub trait TableFormat: Send + Sync {
     /// that names it.
     fn storage_schema(&self, schema: &SchemaRef) -> Result<SchemaRef>;
 
+    /// Removes what processes that are gone left of objects which they never ended to write, in a folder of the lake and
+    /// below, where such things stay (on a local disk; listings do not show them). Those that are younger stay: somebody may
+    /// be at work on them. Gives their number.
+    async fn remove_torn(&self, folder: &str, older_than: std::time::Duration) -> Result<u64> {
+        let _ = (folder, older_than);
+        Ok(0)
+    }
+
     /// Casts a batch to [`TableFormat::storage_schema`] of its schema. Values must fit; the runner has rescued the others.
     fn to_storage(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>;
 }
@@ -183,6 +191,19 @@ pub struct Erasure {
     pub keep_history: bool,
     /// How files are written anew.
     pub options: WriterOptions,
+    /// Hears what is done, one after the other: an erasure may take long, and may be broken off anywhere.
+    pub told: fn(Erasing),
+}
+
+/// A step of [`Table::erase`] that is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erasing {
+    /// The newest version is without the rows.
+    Committed,
+    /// A file of the log no longer tells of them.
+    LogCleaned,
+    /// Some of the old files are deleted.
+    Deleted,
 }
 
 /// What [`Table::erase`] did.

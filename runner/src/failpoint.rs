@@ -3,8 +3,8 @@
 //! The process aborts at the n-th time that it reaches the place (the first where `n` is left out), as `kill -9` would end
 //! it: nothing is flushed, nothing is cleaned up.
 
-/// All places, in the order in which a commit passes them.
-pub const PLACES: [&str; 10] = [
+/// All places: in the order in which a commit passes them, then those of `forget`.
+pub const PLACES: [&str; 17] = [
     "extract",
     "file_closed",
     "plan_written",
@@ -15,6 +15,13 @@ pub const PLACES: [&str; 10] = [
     "acknowledged",
     "lease_taken",
     "part_staged",
+    "forget_renewed",
+    "forget_looked",
+    "forget_committed",
+    "forget_log_cleaned",
+    "forget_deleted",
+    "forget_searched",
+    "forget_swept",
 ];
 
 /// Says that a place is reached.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Output, Project};
 use crate::policies::EVERYTHING;
+use crate::survive::run_to_failpoint;
 
 const ADA: &str = "ada.lovelace@example.com";
 const KEY: &str = "a key of thirty-two characters..";
@@ -142,6 +143,60 @@ async fn forget_leaves_no_trace_in_any_byte_or_version_that_can_be_read() {
     let erased = again["tables"].as_array().expect("tables").iter().filter(|t| t["erased"]["version"].is_u64()).count();
     assert_eq!(erased, 0, "a second time there is nothing to do: {again:#}");
     project.good(&["maintain"]);
+}
+
+/// Where `forget` is killed: at the n-th time that it comes by.
+const KILLS: [(&str, &[u32]); 9] = [
+    ("document_written", &[1]),
+    ("committed", &[1]),
+    ("forget_renewed", &[1, 3]),
+    ("forget_looked", &[1, 4, 9, 16, 25]),
+    ("forget_committed", &[1, 2, 3, 4]),
+    ("forget_log_cleaned", &[1, 2, 7]),
+    ("forget_deleted", &[1, 2, 3]),
+    ("forget_searched", &[1, 4]),
+    ("forget_swept", &[1, 2]),
+];
+
+/// The same lake and data in another folder.
+fn copy(of: &Project) -> Project {
+    let project = crm();
+    for name in ["lake", "data"] {
+        let from = of.folder.path().join(name);
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(project.folder.path()).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{name} is copied");
+    }
+    project
+}
+
+#[tokio::test]
+async fn a_forget_that_is_killed_anywhere_ends_with_a_proof_when_it_is_called_again() {
+    const FORGET: [&str; 5] = ["forget", "--column", "email", ADA, "--json"];
+    let whole = loaded();
+    let forms = masked(&whole);
+    for (place, times) in KILLS {
+        for n in times {
+            let project = copy(&whole);
+            assert!(run_to_failpoint(&project, &FORGET, place, *n), "{place} is not reached {n} times");
+            // What a process leaves that is killed while it writes an object to a disk; no listing shows it.
+            for torn in ["bronze/crm/people/_delta_log/9.json#17", "_ingest/checkpoints/crm/people/9.json#1"] {
+                std::fs::write(project.folder.path().join("lake").join(torn), ADA).expect("written");
+            }
+            let done = receipt(&project.good(&FORGET));
+            let context = format!("killed at {place}:{n}");
+            assert_eq!((&done["proven"], &done["left"]), (&json!(true), &json!([])), "{context}: {done:#}");
+            let people = project.json(&["show", "crm.people", "--limit", "100"]);
+            assert_eq!(people.as_array().map(Vec::len), Some(6), "{context}: others stay: {people}");
+            let Some(everything) = python::run("python", EVERYTHING, &[&lake(&project, "")], &[]).await else {
+                continue;
+            };
+            let fingerprint = done["fingerprints"][0].as_str().expect("text");
+            for form in forms.iter().filter(|form| *form != fingerprint).map(String::as_str).chain([ADA]) {
+                assert!(!everything.contains(form), "{context}: {form} is left:\n{everything}");
+            }
+            project.good(&["run", "--source", "crm"]);
+        }
+    }
 }
 
 #[test]

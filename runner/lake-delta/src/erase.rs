@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | files of the newest version | written again without the rows, in one commit |
 //! | files of older versions, files that no commit names, change data of other writers | deleted, where they hold such a row |
+//! | files of ours that a process left half written | deleted |
 //! | commits of the log | written again without the statistics of such files, and without our checkpoint where it holds a trace |
 //! | checkpoints of the log | a new one is written; older ones are deleted where they hold a trace |
 //!
@@ -14,11 +15,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use ingest_core::lake::{Erased, Erasure, RowFilter, Traces};
+use ingest_core::lake::{Erased, Erasing, Erasure, Maintained, RowFilter, Traces};
 use ingest_core::{Error, ErrorKind, Json, Result};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::action::Add;
 use crate::checkpoint;
@@ -38,6 +40,8 @@ struct Found {
     /// Files outside the newest version, with their paths as the log spells them.
     old: Vec<(String, ObjectMeta)>,
     log: Vec<(Option<LogFile>, Path)>,
+    /// Files of ours that were never ended, by a process that is gone.
+    torn: Vec<ObjectMeta>,
 }
 
 /// Looks for rows in everything that lies in the table's folder.
@@ -67,6 +71,7 @@ pub(crate) async fn erase(log: &Log, erasure: &Erasure) -> Result<Erased> {
         done.rows = rows;
         done.files_rewritten = paths.len() as u64;
         dead.extend(paths);
+        (erasure.told)(Erasing::Committed);
     }
     if erasure.keep_history {
         return Ok(done);
@@ -80,21 +85,31 @@ pub(crate) async fn erase(log: &Log, erasure: &Erasure) -> Result<Erased> {
         checkpoint::write(log, &table.snapshot).await.map_err(fault)?;
         for (file, path) in &found.log {
             clean(log, file.as_ref(), path, table.snapshot.version(), &erasure.rows, &dead).await.map_err(fault)?;
+            (erasure.told)(Erasing::LogCleaned);
         }
         done.log_files_rewritten = found.log.len() as u64;
     }
     // Last: as long as a file is there, whoever comes after a crash knows whose statistics to look for.
-    let old = found.old.into_iter().map(|(_, object)| object).collect();
-    delete_old(log, old, &mut done).await.map_err(fault)?;
+    let mut old: Vec<ObjectMeta> = found.old.into_iter().map(|(_, object)| object).chain(found.torn).collect();
+    let mut deleted = Maintained::default();
+    while !old.is_empty() {
+        let rest = old.split_off(old.len().min(DELETED_AT_ONCE));
+        delete(log, std::mem::replace(&mut old, rest), false, &mut deleted).await.map_err(fault)?;
+        (erasure.told)(Erasing::Deleted);
+    }
+    done.files_deleted = deleted.files_deleted;
+    done.bytes_deleted = deleted.bytes_deleted;
     Ok(done)
 }
 
-async fn delete_old(log: &Log, old: Vec<ObjectMeta>, done: &mut Erased) -> Result<()> {
-    let mut deleted = ingest_core::lake::Maintained::default();
-    delete(log, old, false, &mut deleted).await?;
-    done.files_deleted = deleted.files_deleted;
-    done.bytes_deleted = deleted.bytes_deleted;
-    Ok(())
+/// Files that are deleted in one request, where the store can.
+const DELETED_AT_ONCE: usize = 1_000;
+
+/// Whether a data file bears a name that we give: others may be at work on theirs.
+fn is_ours(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let id = name.strip_suffix(".parquet").and_then(|id| Uuid::try_parse(id).ok());
+    id.is_some_and(|id| id.get_version_num() == 7)
 }
 
 /// How the log could spell the path of an object in the table's folder.
@@ -142,6 +157,9 @@ async fn look_at_files(table: &mut DeltaTable, rows: &Arc<dyn RowFilter>, found:
             Err(e) if e.kind() == ErrorKind::DataInvalid => {
                 tracing::warn!(table = %log.folder, file = %object.location, error = %e, "a file cannot be searched");
                 found.traces.unreadable_files += 1;
+                if is_ours(&path) && !removed.contains_key(&object.location) {
+                    found.torn.push(object);
+                }
                 continue;
             }
             Err(e) => return Err(e),

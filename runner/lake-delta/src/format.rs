@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -19,7 +20,7 @@ use crate::action::{Action, Format, Metadata, push_line};
 use crate::log::{Log, State};
 use crate::protocol::protocol_for;
 use crate::schema::{StructType, has_timestamp_ntz};
-use crate::store::{Lake, Put};
+use crate::store::{Lake, Put, io_kind, remove_torn};
 use crate::table::DeltaTable;
 use crate::types::{storage_schema, to_storage};
 use crate::writer::check_columns;
@@ -103,6 +104,15 @@ impl DeltaFormat {
 impl TableFormat for DeltaFormat {
     fn name(&self) -> &'static str {
         "delta"
+    }
+
+    async fn remove_torn(&self, folder: &str, older_than: Duration) -> Result<u64> {
+        let path = Path::parse(folder).map_err(|e| Error::unexpected("cannot name a folder").caused_by(e))?;
+        let Some(folder) = self.lake.local_path(&path) else { return Ok(0) };
+        let removed = tokio::task::spawn_blocking(move || remove_torn(&folder, older_than)).await;
+        let removed =
+            removed.map_err(|e| Error::unexpected("the removal of unfinished files was broken off").caused_by(e))?;
+        removed.map_err(|e| Error::new(io_kind(&e), "cannot remove unfinished files").with("folder", path).caused_by(e))
     }
 
     async fn open(&self, folder: &str) -> Result<Option<Box<dyn Table>>> {

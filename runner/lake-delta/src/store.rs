@@ -184,6 +184,37 @@ async fn put_new_file(file: PathBuf, body: Bytes) -> object_store::Result<()> {
     })
 }
 
+/// Removes staged files (`name#digits`) whose writer is gone, in a folder and below.
+pub(crate) fn remove_torn(folder: &FilePath, older_than: Duration) -> io::Result<u64> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e),
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            removed += remove_torn(&path, older_than)?;
+            continue;
+        }
+        let name = entry.file_name();
+        let staged = name.to_str().and_then(|name| name.rsplit_once('#'));
+        if !staged.is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) {
+            continue;
+        }
+        // Whoever ended or removed it since was faster; a file of the future is young.
+        let age = entry.metadata().and_then(|found| found.modified()).map(|at| at.elapsed().unwrap_or_default());
+        match age.and_then(|age| if age >= older_than { fs::remove_file(&path).map(|()| 1) } else { Ok(0) }) {
+            Ok(count) => removed += count,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(removed)
+}
+
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(folder: &FilePath) -> io::Result<()> {
     // Other systems cannot open a folder as a file; their journal orders names by itself.

@@ -39,7 +39,7 @@ impl RowFilter for Named {
 }
 
 fn erasure(name: &'static str) -> Erasure {
-    Erasure { rows: Arc::new(Named(name)), keep_history: false, options: options() }
+    Erasure { rows: Arc::new(Named(name)), keep_history: false, options: options(), told: |_| {} }
 }
 
 #[tokio::test]
@@ -54,7 +54,11 @@ async fn erased_rows_are_in_no_file_and_no_line_of_the_log_and_others_stay() {
     table.maintain(&Maintenance { target_file_bytes: 4096, ..maintenance() }).await.unwrap();
     append(&mut open(&format).await, rows(2..5), None).await.unwrap();
     let orphan = write(table.as_ref(), vec![rows(2..4)]).await;
+    // What a killed process leaves behind; nobody can say what is in it.
+    let torn = object_store::path::Path::from(format!("{FOLDER}/{}.parquet", uuid::Uuid::now_v7()));
+    store.put(&torn, b"PAR1 name 2 and no end".to_vec().into()).await.unwrap();
     let found = table.search(&erasure("name 2").rows).await.unwrap();
+    assert_eq!(found.unreadable_files, 1);
     assert!(found.rows > 0 && found.old_files > 1 && found.log_files > 1, "{found:?}");
     let kept = Erasure { keep_history: true, ..erasure("name 2") };
     let before = ids(open(&format).await.as_ref()).await;
@@ -66,6 +70,7 @@ async fn erased_rows_are_in_no_file_and_no_line_of_the_log_and_others_stay() {
     assert!(table.search(&erasure("name 2").rows).await.unwrap().is_clean());
     let orphan = object_store::path::Path::from(format!("{FOLDER}/{}", orphan[0].path));
     assert!(store.head(&orphan).await.is_err(), "a file that no commit names is gone too");
+    assert!(store.head(&torn).await.is_err(), "and one that was never ended");
     let after = ids(open(&format).await.as_ref()).await;
     assert_eq!(after, before.into_iter().filter(|id| *id != 2).collect::<Vec<_>>());
     let again = table.erase(&erasure("name 2")).await.unwrap();

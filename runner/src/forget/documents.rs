@@ -8,6 +8,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::words::Words;
+use crate::failpoint;
 
 /// Larger documents are none of ours.
 const MAX_BYTES: u64 = 256 << 20;
@@ -30,7 +31,7 @@ pub struct Needed {
     pub checkpoints: Vec<(String, String)>,
     /// Plans that are open, in any stream.
     pub plans: BTreeSet<String>,
-    /// Rows were erased: documents with statistics of files may hold the beginning of a value.
+    /// Rows were erased, now or before: documents with statistics of files may hold the beginning of a value.
     pub erased: bool,
 }
 
@@ -71,6 +72,7 @@ pub async fn sweep(documents: &Documents, words: &Words, needed: &Needed) -> Res
         let may_hold = needed.erased && memchr::memmem::find(&text, b"\"stats\":\"").is_some();
         if (holds || may_hold) && needed.may_go(&path) {
             documents.delete(&path).await?;
+            failpoint::reach("forget_swept");
             swept.removed += 1;
         } else if holds {
             swept.left.push(path);

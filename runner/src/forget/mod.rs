@@ -15,14 +15,16 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ingest_catalog::{Checkpoint, FORMAT, ForgetDocument, ForgottenTable, Lease, checkpoint_path, latest_stream};
-use ingest_core::lake::{Erased, Erasure, RowFilter, Table, Traces, WriterOptions};
+use ingest_core::lake::{Erased, Erasing, Erasure, RowFilter, Table, Traces, WriterOptions};
 use ingest_core::{CancellationToken, Clock, Error, ErrorKind, Json, Result, Secret, StreamName, SystemClock};
 use serde_json::json;
 
 use crate::commit::{Author, Change, Committer};
 use crate::events::ErrorReport;
+use crate::failpoint;
 use crate::policy::{MaskKey, hex};
 use crate::run::quarantine::Quarantine;
 use crate::run::renew_leases;
@@ -32,6 +34,9 @@ use trace::{Forms, Trace, plain, resolve};
 use words::Words;
 
 pub use trace::Place;
+
+/// A document that is not written after this time never will be.
+const WRITTEN_BY_NOW: Duration = Duration::from_secs(600);
 
 /// Who is forgotten.
 #[derive(Debug, Clone)]
@@ -231,6 +236,7 @@ impl Work<'_> {
             }
             if !self.request.dry_run {
                 self.renew_checkpoint(&author, &mut committer).await?;
+                failpoint::reach("forget_renewed");
             }
             if let Some(number) = committer.number() {
                 let folder = format!("_ingest/checkpoints/{source}/{}/", stream.table());
@@ -264,6 +270,9 @@ impl Work<'_> {
         let folders = known.name.split_once('.').unwrap_or((&known.name, ""));
         let folder = format!("bronze/{}/{}", folders.0, folders.1);
         let Some(table) = self.lake.format.open(&folder).await? else { return Ok(()) };
+        if !self.request.dry_run && !self.request.keep_history {
+            self.remove_torn(folders, stream).await?;
+        }
         let Some((place, names)) = self.place(table.as_ref(), folders, stream).await? else { return Ok(()) };
         let rows = Trace::of_table(place.clone(), self.people.clone(), self.words.clone());
         let quarantined = match place {
@@ -277,6 +286,21 @@ impl Work<'_> {
             receipt.tables.push(self.erase_from(table.as_ref(), folder, Arc::new(rows)).await?);
         }
         Ok(())
+    }
+
+    /// Removes what killed processes left half written of a table, its quarantine and its checkpoints. Nobody else is at work
+    /// on them: the stream's lease is ours.
+    async fn remove_torn(&self, (source, folder): (&str, &str), stream: Option<(&String, &StreamName)>) -> Result<()> {
+        let format = &self.lake.format;
+        for kind in ["bronze", "quarantine"] {
+            format.remove_torn(&format!("{kind}/{source}/{folder}"), Duration::ZERO).await?;
+        }
+        if let Some((source, stream)) = stream {
+            let checkpoints = format!("_ingest/checkpoints/{source}/{}", stream.table());
+            format.remove_torn(&checkpoints, Duration::ZERO).await?;
+        }
+        // Others may be writing documents of theirs; none takes so long.
+        format.remove_torn("_ingest", WRITTEN_BY_NOW).await.map(drop)
     }
 
     /// Where the rows of a table are found: its columns, and the same as the source spells them. `None` = it has none.
@@ -311,9 +335,17 @@ impl Work<'_> {
         if !self.request.dry_run {
             let keep_history = self.request.keep_history;
             let options = self.request.options.clone();
-            erased = table.erase(&Erasure { rows: Arc::clone(&rows), keep_history, options }).await?;
+            let told = |step: Erasing| {
+                failpoint::reach(match step {
+                    Erasing::Committed => "forget_committed",
+                    Erasing::LogCleaned => "forget_log_cleaned",
+                    Erasing::Deleted => "forget_deleted",
+                })
+            };
+            erased = table.erase(&Erasure { rows: Arc::clone(&rows), keep_history, options, told }).await?;
         }
         let searched = table.search(&rows).await?;
+        failpoint::reach("forget_searched");
         Ok(ForgottenTable { table: folder, erased, searched, error: None })
     }
 
@@ -329,7 +361,8 @@ impl Work<'_> {
                 needed.plans.extend(committer.checkpoint().plan.as_ref().map(|plan| plan.id.clone()));
             }
         }
-        needed.erased = receipt.tables.iter().any(|table| table.erased != Erased::default());
+        // A call that was broken off may have erased the rows: then this one finds none, and their statistics stand there yet.
+        needed.erased = !receipt.tables.is_empty();
         let swept = documents::sweep(&self.lake.documents, &self.words, &needed).await?;
         receipt.documents_removed = swept.removed;
         receipt.documents_searched = swept.searched;
