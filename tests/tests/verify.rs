@@ -1,5 +1,6 @@
 //! Sources and tables are compared: what is equal is said to be, and what is not is found.
 
+use ingest_testkit::mysql::{Flavour, Mysql, PASSWORD};
 use ingest_testkit::postgres::Postgres;
 use serde_json::Value;
 
@@ -128,4 +129,30 @@ async fn a_database_counts_by_itself_and_is_compared_by_values() {
     let item = outcome(&read, "public.item");
     let unequal = item["columns"].as_array().expect("columns").iter().filter(|c| c["equal"] == false).count();
     assert!(unequal >= 1 && item["keys"]["equal"] == false, "{item:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_and_mariadb_count_by_themselves() {
+    for flavour in Flavour::ALL {
+        let Some(server) = Mysql::shared(flavour) else { continue };
+        let database = server.database().await;
+        database.sql("CREATE TABLE item (id int PRIMARY KEY, name varchar(20))").await;
+        let rows: Vec<String> = (1..=200).map(|i| format!("({i}, 'item {i}')")).collect();
+        database.sql(&format!("INSERT INTO item VALUES {}", rows.join(","))).await;
+        let stream = format!("{}.item", database.name);
+        let project = Project::new(&format!(
+            "sources:\n  db:\n    connector: mysql\n    host: 127.0.0.1\n    port: {}\n    database: {}\n    user: root\n    \
+             password: ${{DB_PASSWORD}}\n    streams:\n      {stream}: {{mode: full, where: id > 50 -- not all}}\n",
+            server.port(),
+            database.name
+        ))
+        .set("DB_PASSWORD", PASSWORD);
+        project.good(&["run", "--source", "db"]);
+        let counted = verified(&project, &["db", "--counts"], 0);
+        let item = outcome(&counted, &stream);
+        assert_eq!((&item["how"], &item["source_rows"]), (&"counted".into(), &150.into()), "{flavour:?}: {item:#}");
+        database.sql("DELETE FROM item WHERE id = 77").await;
+        let counted = verified(&project, &["db", "--counts"], 5);
+        assert_eq!(outcome(&counted, &stream)["source_rows"], 149, "{flavour:?}");
+    }
 }

@@ -56,6 +56,12 @@ pub(crate) fn select<'a>(table: &'a Table, work: &Work, from: Option<&Position>)
     Ok(Select { sql, columns, order, hidden, distinct })
 }
 
+/// Writes the statement that counts the rows of a table.
+pub(crate) fn count(table: &Table, rows: Option<&str>) -> Result<String> {
+    let condition = filter(rows).map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+    Ok(format!("SELECT COUNT(*) FROM {}{condition}", table.path()?))
+}
+
 fn chosen<'a>(table: &'a Table, names: Option<&[String]>) -> Result<Vec<&'a Column>> {
     match names {
         None => Ok(table.columns.iter().collect()),

@@ -16,7 +16,7 @@ use crate::plan::Planner;
 use crate::server::{Connection, Server};
 use crate::types::Kind;
 use crate::work::{Log, Position, Work};
-use crate::{cdc, check, extract, incremental};
+use crate::{cdc, check, extract, incremental, select};
 
 /// Streams that are planned together, at one time of the server.
 const GROUP: &str = "server";
@@ -113,6 +113,20 @@ impl Connector for Mysql {
             extract::extract(&self.server, table, &slice.work, from, out).await
         };
         read.await.map_err(|error| error.with("stream", name))
+    }
+
+    async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
+        let count = async {
+            let tables = self.tables_named(&[&stream.name]).await?;
+            let table = tables.get(&stream.name).ok_or_else(missing)?;
+            let sql = select::count(table, filter)?;
+            let mut lent = self.server.lend().await?;
+            let counted: Vec<u64> = lent.connection().rows(&sql, "count the rows of a table").await?;
+            lent.give_back();
+            let counted = counted.first().copied();
+            counted.ok_or_else(|| Error::unexpected("the server did not answer with a count")).map(Some)
+        };
+        count.await.map_err(|error| error.with("stream", &stream.name))
     }
 }
 
