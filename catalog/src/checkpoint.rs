@@ -66,9 +66,30 @@ pub struct Checkpoint {
     /// The last plan of several processes that was closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
+    /// How far the search for rows that the source no longer has is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweeping>,
     /// Rows that this commit made visible.
     #[serde(default)]
     pub rows: u64,
+}
+
+/// The search for rows that the source no longer has, spread over runs.
+///
+/// The keys of a plan are read slice by slice and staged beside the table, in the documents of the plan's only part; one
+/// commit then deletes the rows whose key did not come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sweeping {
+    /// The plan that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// When it was made, microseconds UTC: rows that come from then on are none of its business, and are stamped later than
+    /// that, whatever the clock of their machine says.
+    #[serde(default)]
+    pub since: i64,
+    /// When the last one ended: microseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<i64>,
 }
 
 /// How far a plan is, for one stream.
@@ -111,6 +132,7 @@ impl Checkpoint {
             limited: false,
             intervals: false,
             closed: None,
+            sweep: None,
             rows: 0,
         }
     }

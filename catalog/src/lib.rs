@@ -31,7 +31,7 @@ mod schedule;
 mod stream;
 mod verified;
 
-pub use checkpoint::{Checkpoint, PlanProgress, checkpoint_path, list_checkpoints};
+pub use checkpoint::{Checkpoint, PlanProgress, Sweeping, checkpoint_path, list_checkpoints};
 pub use documents::{Created, Documents, FORMAT};
 pub use feed::{Claim, Feed, Member, latest_feed, list_feeds, write_feed};
 pub use forgotten::{ForgetDocument, ForgottenTable};

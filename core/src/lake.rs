@@ -335,8 +335,8 @@ pub struct Merge {
     pub order: Option<String>,
     /// What becomes of a row whose key is there.
     pub meeting: Meeting,
-    /// `rows` are all that the source has: what the table has beside them is deleted.
-    pub sweep: bool,
+    /// What becomes of rows of the table whose keys did not come.
+    pub sweep: Sweep,
     /// Microseconds UTC: when rows are deleted that a sweep finds.
     pub now: i64,
     /// Memory for keys; what does not fit is done in several passes.
@@ -364,6 +364,29 @@ pub enum Meeting {
         /// A new version begins where one of these differs; a row that differs elsewhere alone takes the place of its version.
         tracked: Vec<String>,
     },
+}
+
+/// What becomes of rows of the table whose keys did not come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sweep {
+    /// They stay: [`Merge::rows`] are some of those that the source has.
+    #[default]
+    Nothing,
+    /// They are deleted: [`Merge::rows`] are all that the source has.
+    Rows,
+    /// They are deleted, unless they came at that time (`_ingested_at`, microseconds UTC) or later: [`Merge::rows`] hold the
+    /// keys of all that the source had then, and nothing of them comes in.
+    Keys {
+        /// When the keys were begun to be read.
+        since: i64,
+    },
+}
+
+impl Sweep {
+    /// Whether rows are deleted.
+    pub fn deletes(self) -> bool {
+        self != Self::Nothing
+    }
 }
 
 /// What a merge did.

@@ -30,6 +30,8 @@ pub enum WriteMode {
     Replace,
     /// Rows take the place of the rows with their key.
     Merge,
+    /// Rows whose key is there already are left; the others are added.
+    Insert,
     /// Rows open a new version of their key.
     Scd2,
 }
@@ -45,7 +47,7 @@ macro_rules! lowercase_display {
 }
 lowercase_display! {
     Mode { Full = "full", Incremental = "incremental", Cdc = "cdc" }
-    WriteMode { Append = "append", Replace = "replace", Merge = "merge", Scd2 = "scd2" }
+    WriteMode { Append = "append", Replace = "replace", Merge = "merge", Insert = "insert", Scd2 = "scd2" }
 }
 
 /// One table, collection, endpoint, topic or file set of a source.

@@ -207,6 +207,9 @@ pub struct StreamReport {
     /// What merges cost, under `merge` and `scd2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge: Option<MergeReport>,
+    /// What a sweep of this run did: the search for rows that the source no longer has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<SweepReport>,
     /// The table's version after the last commit of this run; none = no commit.
     pub commit_version: Option<u64>,
     /// Wall time.
@@ -245,6 +248,32 @@ pub struct MergeReport {
     pub bytes_written: u64,
     /// `bytes_written` for each row that changed; none = no row did.
     pub bytes_per_changed_row: Option<u64>,
+}
+
+impl MergeReport {
+    /// Adds what another merge cost.
+    pub fn add(&mut self, other: &Self) {
+        self.rows_changed += other.rows_changed;
+        self.files_touched += other.files_touched;
+        self.rows_rewritten += other.rows_rewritten;
+        self.bytes_written += other.bytes_written;
+        self.bytes_per_changed_row = self.bytes_written.checked_div(self.rows_changed);
+    }
+}
+
+/// What a run did of a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct SweepReport {
+    /// Keys that were read in this run.
+    pub keys_read: u64,
+    /// Slices of all keys.
+    pub slices: u64,
+    /// Slices that are read, by earlier runs too.
+    pub slices_done: u64,
+    /// Rows that the source no longer had.
+    pub rows_deleted: u64,
+    /// All keys are read, and the rows are deleted.
+    pub ended: bool,
 }
 
 /// The figures of a run.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ingest_core::config::Span;
 use ingest_core::{Mode, WriteMode};
-use ingest_runner::config::{Deletes, OnMatch, StreamOptions};
+use ingest_runner::config::{Deletes, OnMatch, StreamOptions, SweepOptions};
 use ingest_runner::run::RunOptions;
 use ingest_testkit::source::{Model, ModelConfig, Reading};
 
@@ -83,6 +84,107 @@ async fn a_complete_read_deletes_what_is_gone_unless_told_to_ignore_it() {
     }
 }
 
+/// An incremental stream of which a run reads about a hundred keys to look for rows that are gone.
+fn swept(write: WriteMode) -> StreamOptions {
+    let budget = std::num::NonZeroU64::new(100).expect("a number");
+    let sweep = Some(SweepOptions { every: Span::seconds(0), budget });
+    StreamOptions { sweep, ..keyed(Mode::Incremental, write) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_gone_vanish_over_several_runs_and_rows_that_came_meanwhile_stay() {
+    for reading in [Reading::Windows, Reading::Snapshot] {
+        for (write, soft) in [(WriteMode::Merge, false), (WriteMode::Merge, true), (WriteMode::Scd2, false)] {
+            let model = Model::new(ModelConfig { rows: 500, reading, ..ModelConfig::default() });
+            let world = World::new(model).with(StreamOptions { soft_delete: soft.then_some(true), ..swept(write) });
+            assert_eq!(good(&world, "first").await.sweep, None, "what was just loaded is as the source is");
+            world.model.delete(0, &[3, 250, 499]);
+            let context = format!("{reading:?}, {write}, soft {soft}");
+            let mut runs = 0;
+            loop {
+                runs += 1;
+                let report = good(&world, &format!("run-{runs}")).await;
+                let sweep = report.sweep.expect("a sweep is under way");
+                // Keys below those that were read by now, and above.
+                world.model.insert(0, 2);
+                world.model.update(0, &[runs, 499 - runs]);
+                if sweep.ended {
+                    assert_eq!((sweep.rows_deleted, sweep.slices_done), (3, sweep.slices), "{context}: {report:?}");
+                    break;
+                }
+                assert!(sweep.keys_read < 300, "{context}: {report:?}");
+                let ids: Vec<i64> = world.versions(0).await.into_iter().map(|(id, _)| id).collect();
+                assert!(
+                    [3, 250, 499].iter().all(|id| ids.contains(id)),
+                    "{context}: nothing goes before all keys are there"
+                );
+                assert!(runs < 20, "{context}: the sweep never ends");
+            }
+            assert!(runs > 2, "{context}: {runs} runs");
+            good(&world, "last").await;
+            assert_eq!(world.versions(0).await, world.true_versions(0), "{context}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_waits_for_its_time_and_ends_with_the_rows_that_it_is_of() {
+    let options = swept(WriteMode::Merge);
+    let sweep = options.sweep.map(|sweep| SweepOptions { every: Span::seconds(86_400), ..sweep });
+    let mut world = world(400, StreamOptions { sweep, ..options });
+    good(&world, "first").await;
+    for run in 0..10 {
+        if good(&world, &format!("run-{run}")).await.sweep.is_some_and(|sweep| sweep.ended) {
+            break;
+        }
+    }
+    world.model.delete(0, &[5]);
+    assert_eq!(good(&world, "early").await.sweep, None, "the next one is a day away");
+    world.skew = Some(std::sync::Arc::new(Tomorrow));
+    let begun = good(&world, "due").await.sweep.expect("a day has passed");
+    assert!(!begun.ended && begun.slices_done < begun.slices, "{begun:?}");
+    // All rows are new now: those of the sweep are no more.
+    let refresh = RunOptions { full_refresh: true, ..RunOptions::default() };
+    assert_eq!(world.run("refresh", &refresh).await.exit_code, 0);
+    assert_eq!(world.versions(0).await, world.true_versions(0));
+    let begun = good(&world, "anew").await.sweep.expect("a new one begins");
+    assert!(begun.slices_done < begun.slices, "nothing of the old one counts: {begun:?}");
+}
+
+struct Tomorrow;
+
+impl ingest_core::Clock for Tomorrow {
+    fn now_micros(&self) -> i64 {
+        ingest_core::SystemClock.now_micros() + 2 * 86_400_000_000
+    }
+}
+
+/// A clock that is hours behind that of the machine that began the sweep.
+struct Late;
+
+impl ingest_core::Clock for Late {
+    fn now_micros(&self) -> i64 {
+        ingest_core::SystemClock.now_micros() - 6 * 3_600_000_000
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_machine_with_a_late_clock_brings_in_are_not_swept() {
+    let mut world = world(400, swept(WriteMode::Merge));
+    good(&world, "first").await;
+    assert!(!good(&world, "begun").await.sweep.expect("begun").ended);
+    world.skew = Some(std::sync::Arc::new(Late));
+    for run in 0..10 {
+        world.model.insert(0, 3);
+        let ended = good(&world, &format!("late-{run}")).await.sweep.is_some_and(|sweep| sweep.ended);
+        assert_eq!(world.versions(0).await, world.true_versions(0), "run {run}");
+        if ended {
+            return;
+        }
+    }
+    panic!("the sweep never ends");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_rows_stay_marked_with_soft_delete_and_come_back() {
     for mode in [Mode::Cdc, Mode::Full] {
@@ -100,8 +202,13 @@ async fn deleted_rows_stay_marked_with_soft_delete_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_there_stay_with_on_match_keep() {
-    let options = StreamOptions { on_match: Some(OnMatch::Keep), ..keyed(Mode::Incremental, WriteMode::Merge) };
-    let world = world(100, options);
+    let merge = StreamOptions { on_match: Some(OnMatch::Keep), ..keyed(Mode::Incremental, WriteMode::Merge) };
+    for options in [merge, keyed(Mode::Incremental, WriteMode::Insert)] {
+        stays(world(100, options)).await;
+    }
+}
+
+async fn stays(world: World) {
     good(&world, "one").await;
     let before = world.versions(0).await;
     world.model.update(0, &[1, 2]);
@@ -160,7 +267,19 @@ async fn options_that_do_not_go_together_are_refused() {
     let cases = [
         (StreamOptions { soft_delete: Some(true), ..append.clone() }, "soft_delete"),
         (StreamOptions { deletes: Some(Deletes::Ignore), ..append }, "deletes"),
-        (StreamOptions { deletes: Some(Deletes::Sweep), ..merge.clone() }, "swept"),
+        (swept(WriteMode::Append), "sweep"),
+        (swept(WriteMode::Insert), "sweep"),
+        (StreamOptions { mode: Some(Mode::Full), ..swept(WriteMode::Merge) }, "spread"),
+        (StreamOptions { mode: Some(Mode::Cdc), ..swept(WriteMode::Merge) }, "change log"),
+        (StreamOptions { deletes: Some(Deletes::Ignore), ..swept(WriteMode::Merge) }, "ignore"),
+        (StreamOptions { on_match: Some(OnMatch::Keep), ..swept(WriteMode::Merge) }, "deleted"),
+        (
+            StreamOptions {
+                added_columns: Some(BTreeMap::from([("_ingested_at".to_owned(), false)])),
+                ..swept(WriteMode::Merge)
+            },
+            "_ingested_at",
+        ),
         (StreamOptions { track: Some(vec!["version".into()]), ..merge.clone() }, "track"),
         (StreamOptions { key: Some(vec!["idd".into()]), ..merge.clone() }, "idd"),
         (StreamOptions { key: Some(vec![]), ..merge }, "key"),

@@ -5,13 +5,14 @@ use serde_json::Value;
 
 use crate::cli::Project;
 use crate::late_rows::{Lab, RUN};
+use crate::survive::{chance, run_to_failpoint};
 
 const JANUARY: [&str; 9] =
     ["run", "--source", "db", "--progress", "off", "--interval-start", "2024-01-01", "--interval-end", "2024-02-01"];
 
 impl Lab {
     /// The versions in the lake, sorted.
-    async fn versions(&self) -> Option<Vec<String>> {
+    pub(crate) async fn versions(&self) -> Option<Vec<String>> {
         let path = self.project.folder.path().join("lake/bronze/db/public_entry");
         let found = rows(Reader::DuckDb, path.to_str().expect("UTF-8"), &[]).await?;
         let mut versions: Vec<_> =
@@ -21,7 +22,7 @@ impl Lab {
     }
 
     /// The versions at the source, sorted.
-    async fn source(&self) -> Vec<String> {
+    pub(crate) async fn source(&self) -> Vec<String> {
         let rows = self.database.client.query("SELECT version FROM entry ORDER BY version COLLATE \"C\"", &[]).await;
         rows.expect("valid SQL").iter().map(|row| row.get(0)).collect()
     }
@@ -121,4 +122,62 @@ fn an_interval_of_a_stream_without_a_cursor_is_refused() {
     );
     let backwards = ["run", "--source", "files", "--interval-start", "2024-02-01", "--interval-end", "2024-01-01"];
     assert!(refused(&project, &backwards).contains("ends before it starts"));
+}
+
+/// A stream whose last three days are read again with each run.
+async fn restated(write: &str) -> Option<Lab> {
+    let lab = Lab::new("at").await?;
+    let file = lab.project.folder.path().join("ingest.yaml");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    std::fs::write(&file, text.replace("write: append", &format!("write: {write}, restate: 3d"))).expect("written");
+    Some(lab)
+}
+
+/// Rows that are restated lie within the window whatever the time of day is; others lie before it.
+const DAYS: &str = "INSERT INTO entry (at, version) \
+    SELECT clock_timestamp() - i * interval '1 hour', 'first ' || i FROM generate_series(1, 240) i";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_restates_within_the_window_comes_right_after_every_kill() {
+    const PLACES: [&str; 5] = ["extract", "file_closed", "document_written", "committed", "lease_taken"];
+    for write in ["append", "merge", "insert"] {
+        let Some(lab) = restated(write).await else { return };
+        lab.sql(DAYS).await;
+        lab.project.good(&RUN);
+        let (mut seed, mut killed) = (0x853c_49e6_748f_ea9b, 0);
+        let batches = crate::survive::batches().min(60);
+        for batch in 0..batches {
+            // Corrections, late rows and rows that go leave no trace in the cursor; one row is new.
+            let hours = |seed: &mut u64| 1 + chance(seed, 70);
+            lab.sql(&format!(
+                "UPDATE entry SET version = 'batch {batch} of ' || id WHERE id % 7 = {} AND at > clock_timestamp() - interval '71 hours'; \
+                 DELETE FROM entry WHERE id % 31 = {} AND at > clock_timestamp() - interval '71 hours'; \
+                 INSERT INTO entry (at, version) VALUES (clock_timestamp() - interval '{} hours', 'late {batch}'), \
+                 (clock_timestamp(), 'new {batch}')",
+                batch % 7,
+                batch % 31,
+                hours(&mut seed),
+            ))
+            .await;
+            let n = u32::try_from(chance(&mut seed, 3)).expect("small") + 1;
+            killed += usize::from(run_to_failpoint(&lab.project, &RUN, PLACES[batch % PLACES.len()], n));
+            lab.project.good(&RUN);
+            let Some(found) = lab.versions().await else { return };
+            assert_eq!(found, lab.source().await, "{write}, batch {batch}");
+        }
+        assert!(killed >= batches / 3, "{write}: only {killed} runs were killed");
+        // What lies before the window is not looked at.
+        lab.sql("UPDATE entry SET version = 'too late' WHERE at < clock_timestamp() - interval '5 days'").await;
+        lab.project.good(&RUN);
+        let found = lab.versions().await.unwrap_or_default();
+        assert!(!found.is_empty() && !found.iter().any(|version| version == "too late"), "{write}");
+    }
+}
+
+#[test]
+fn a_window_that_cannot_be_restated_is_refused() {
+    let project =
+        Project::new("sources: {files: {path: ./data, streams: {a: {restate: 3d}}}}").file("data/a.csv", "id\n1\n");
+    let said = refused(&project, &["run", "--source", "files"]);
+    assert!(said.contains("restate needs") && said.contains("a time"), "{said}");
 }

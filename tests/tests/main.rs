@@ -19,5 +19,6 @@ mod sample_database;
 mod stripe;
 mod structure;
 mod survive;
+mod sweeps;
 mod verify;
 mod workspace;

@@ -11,7 +11,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use ingest_core::columns;
-use ingest_core::lake::{Commit, Meeting, Merge, Merged, Table, TableFormat};
+use ingest_core::lake::{Commit, Meeting, Merge, Merged, Sweep, Table, TableFormat};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -113,7 +113,7 @@ pub fn merge_of(key: &[String], meeting: Meeting) -> Merge {
         key: key.to_vec(),
         order: Some(columns::SEQ.into()),
         meeting,
-        sweep: false,
+        sweep: Sweep::Nothing,
         now: 5_000_000,
         memory_bytes: 1 << 20,
         options: options(),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use ingest_core::Region;
-use ingest_core::lake::{Commit, Meeting, Merge, Removal, Table};
+use ingest_core::lake::{Commit, Meeting, Merge, Removal, Sweep, Table};
 use ingest_testkit::store::{FaultStore, Operation};
 use serde_json::json;
 use std::sync::Arc;
@@ -171,7 +171,7 @@ async fn more_keys_than_memory_are_merged_in_several_passes() {
     append(&mut table, named(0..50_000, "old"), None).await.unwrap();
     // A mebibyte holds 16,384 keys: these take four passes.
     let rows = write(table.as_ref(), vec![named(10_000..40_000, "first"), named(20_000..60_000, "second")]).await;
-    let merge = Merge { rows, memory_bytes: 1 << 20, sweep: true, ..upsert() };
+    let merge = Merge { rows, memory_bytes: 1 << 20, sweep: Sweep::Rows, ..upsert() };
     table.commit(Commit { merge: Some(merge), ..Commit::default() }).await.unwrap();
     let found = names(table.as_ref()).await;
     assert_eq!(found.keys().copied().collect::<Vec<_>>(), (10_000..60_000).collect::<Vec<_>>());

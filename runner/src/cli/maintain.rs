@@ -105,8 +105,9 @@ async fn maintain(
         staged = committer.staged().await?;
         let checkpoint = committer.checkpoint();
         quarantined.clone_from(&checkpoint.quarantine);
-        if let Some(plan) = &checkpoint.plan {
-            for part in PartDocument::all(&lake.documents, &plan.id, &stream.table()).await? {
+        let swept = checkpoint.sweep.as_ref().and_then(|sweep| sweep.plan.as_ref());
+        for plan in checkpoint.plan.as_ref().map(|plan| &plan.id).into_iter().chain(swept) {
+            for part in PartDocument::all(&lake.documents, plan, &stream.table()).await? {
                 staged.extend(part.files);
                 quarantined.extend(part.quarantine);
             }

@@ -238,6 +238,10 @@ pub fn summary(report: &StreamReport) -> String {
             bytes(merge.bytes_per_changed_row.unwrap_or(0))
         )
     });
+    let sweep = report.sweep.map_or_else(String::new, |sweep| match sweep.ended {
+        true => format!("; {} gone at the source", count(sweep.rows_deleted)),
+        false => format!("; swept {} of {} slices", count(sweep.slices_done), count(sweep.slices)),
+    });
     let checks: Vec<String> = report
         .checks
         .iter()
@@ -249,7 +253,7 @@ pub fn summary(report: &StreamReport) -> String {
         .collect();
     let checks = if checks.is_empty() { String::new() } else { format!("; checks: {}", safe(&checks.join(", "))) };
     format!(
-        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}{merge}; {version}; {}{checks}{end}\n",
+        "{}: {} rows read, {} written, {} rescued, {} quarantined; {} {}{merge}{sweep}; {version}; {}{checks}{end}\n",
         safe(if report.table.is_empty() { &report.stream } else { &report.table }),
         count(report.rows_read),
         count(report.rows_written),

@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingest_catalog::{Checkpoint, Created, Documents, FORMAT, PlanProgress, checkpoint_path, list_checkpoints};
+use ingest_catalog::{
+    Checkpoint, Created, Documents, FORMAT, PlanProgress, Sweeping, checkpoint_path, list_checkpoints,
+};
 use ingest_core::lake::{Commit, CommitError, DataFile, Definition, Merge, Removal, Table, TableFormat};
 use ingest_core::{Clock, Error, ErrorKind, Result, SliceId, Stored, StreamName};
 
@@ -146,6 +148,21 @@ impl Edit<'_> {
     pub fn forget(&mut self) {
         self.next.positions.clear();
         self.next.generation = None;
+        self.end_sweep(None);
+    }
+
+    /// Begins a search for rows that the source no longer has.
+    pub fn begin_sweep(&mut self, plan: &str, since: i64) {
+        let ended_at = self.next.sweep.take().and_then(|sweep| sweep.ended_at);
+        self.next.sweep = Some(Sweeping { plan: Some(plan.to_owned()), since, ended_at });
+    }
+
+    /// Ends it: it has found what there was to be found, or is given up (`None`).
+    pub fn end_sweep(&mut self, ended_at: Option<i64>) {
+        if let Some(sweep) = &mut self.next.sweep {
+            sweep.plan = None;
+            sweep.ended_at = ended_at.or(sweep.ended_at);
+        }
     }
 
     /// Forgets everything that was read (`state reset`).
@@ -161,6 +178,7 @@ impl Edit<'_> {
     pub fn restore(&mut self, positions: BTreeMap<SliceId, Stored>, plan: Option<PlanProgress>) {
         self.next.positions = positions;
         self.next.plan = plan;
+        self.end_sweep(None);
         self.next.generation = Some(THIS);
         self.next.limited = false;
         self.next.intervals = false;

@@ -219,7 +219,7 @@ pub struct StreamOptions {
     pub cursor: Option<String>,
     /// Key columns, where the catalog knows none or other ones.
     pub key: Option<Vec<String>>,
-    /// `append`, `replace`, `merge` or `scd2`. Default: `replace` for `full`, else `append`.
+    /// `append`, `replace`, `merge`, `insert` or `scd2`. Default: `replace` for `full`, else `append`.
     #[schemars(with = "Option<WriteModeName>")]
     pub write: Option<WriteMode>,
     /// The columns to read. Default: all.
@@ -246,9 +246,17 @@ pub struct StreamOptions {
     /// column that says how old a row is. Default: what `policies.retention` says of the classes of the columns, by
     /// `_ingested_at`.
     pub retention: Option<Retention>,
-    /// What a complete read (`mode: full`) does about rows of the table that the source no longer has, under `write: merge`
-    /// and `scd2`: `sweep` deletes them, `ignore` leaves them. Default: `sweep`.
+    /// Rows that the source corrects after the fact, such as reports of the last days: after what is new, each run reads the
+    /// rows of this time up to now again, by the cursor, and they take the place of those in the table, in one commit: `28d`.
+    pub restate: Option<Span>,
+    /// What becomes of rows of the table that the source no longer has, under `write: merge` and `scd2`: `sweep` deletes them,
+    /// `ignore` leaves them. Default: `sweep` for a complete read (`mode: full`), `ignore` for `incremental`, where `sweep`
+    /// looks for them as `sweep` says.
     pub deletes: Option<Deletes>,
+    /// How rows that the source no longer has are looked for under `mode: incremental`: `{every: 7d, budget: 1000000}`. Its
+    /// keys are read over several runs, so many in each, and rows whose key is gone are deleted. Default: not at all, unless
+    /// `deletes: sweep` is given.
+    pub sweep: Option<SweepOptions>,
     /// Keep deleted rows under `write: merge`, with `_ingest_op` = `D` and the time in `_ingest_deleted_at`. Default: false.
     pub soft_delete: Option<bool>,
     /// What `write: merge` does with a row whose key is in the table: `replace` it, or `keep` it and insert new keys alone.
@@ -265,7 +273,23 @@ pub struct StreamOptions {
     pub added_columns: Option<BTreeMap<String, bool>>,
 }
 
-/// What becomes of rows that a complete read no longer finds.
+/// How rows that the source no longer has are looked for, beside incremental reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SweepOptions {
+    /// How long after the end of one search the next begins.
+    pub every: Span,
+    /// Keys to read in one run, about: a run stops at the next place where a later one can go on.
+    pub budget: std::num::NonZeroU64,
+}
+
+impl Default for SweepOptions {
+    fn default() -> Self {
+        Self { every: Span::seconds(7 * 86_400), budget: std::num::NonZeroU64::MIN.saturating_add(999_999) }
+    }
+}
+
+/// What becomes of rows that the source no longer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Deletes {
@@ -334,6 +358,7 @@ enum WriteModeName {
     Append,
     Replace,
     Merge,
+    Insert,
     Scd2,
 }
 
@@ -394,7 +419,9 @@ impl StreamOptions {
             checks,
             sla,
             retention,
+            restate,
             deletes,
+            sweep,
             soft_delete,
             on_match,
             track,

@@ -255,8 +255,11 @@ impl Work<'_> {
             .commit(committer.checkpoint())
             .await?;
         let checkpoint = committer.checkpoint();
-        if committer.number().is_some() && (checkpoint.names_files() || self.words.are_in(&text(checkpoint)?)) {
-            committer.commit(Change::default(), |_| {}).await?;
+        // Keys that are staged are the person's too: the sweep begins anew.
+        let swept = checkpoint.sweep.as_ref().is_some_and(|sweep| sweep.plan.is_some());
+        let traces = checkpoint.names_files() || swept || self.words.are_in(&text(checkpoint)?);
+        if committer.number().is_some() && traces {
+            committer.commit(Change::default(), |edit| edit.end_sweep(None)).await?;
         }
         Ok(())
     }
@@ -358,7 +361,9 @@ impl Work<'_> {
             let author = self.author(source);
             for stream in streams {
                 let committer = Committer::open(author.clone(), stream.clone()).await?;
-                needed.plans.extend(committer.checkpoint().plan.as_ref().map(|plan| plan.id.clone()));
+                let checkpoint = committer.checkpoint();
+                needed.plans.extend(checkpoint.plan.as_ref().map(|plan| plan.id.clone()));
+                needed.plans.extend(checkpoint.sweep.as_ref().and_then(|sweep| sweep.plan.clone()));
             }
         }
         // A call that was broken off may have erased the rows: then this one finds none, and their statistics stand there yet.

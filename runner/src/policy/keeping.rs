@@ -40,7 +40,7 @@ impl Keeping {
             Some(Retention::After(age)) => (vec![age], None),
             Some(Retention::By(retention)) => (retention.after.map_or_else(by_class, |age| vec![age]), retention.by),
         };
-        let keyed = matches!(options.write, Some(WriteMode::Merge | WriteMode::Scd2));
+        let keyed = matches!(options.write, Some(WriteMode::Merge | WriteMode::Insert | WriteMode::Scd2));
         let key = document.filter(|_| keyed).map(|document| document.key).unwrap_or_default();
         Ok(Self { stream: stream.to_string(), ages, by, key })
     }

@@ -310,7 +310,7 @@ impl Policy {
     /// Masks that the rest of the stream's options cannot go with.
     fn misplaced(&self, masks: &Masks, stream: &Stream, options: &StreamOptions, write: WriteMode) -> Vec<MaskFault> {
         let mut faults = Vec::new();
-        let by_key = matches!(write, WriteMode::Merge | WriteMode::Scd2);
+        let by_key = matches!(write, WriteMode::Merge | WriteMode::Insert | WriteMode::Scd2);
         let key = options.key.as_ref().unwrap_or(&stream.key);
         for column in key.iter().filter(|_| by_key) {
             let Some(mask) = self.mask_of(column).filter(|mask| !mask.is_injective()) else { continue };

@@ -65,7 +65,7 @@ async fn replay_held(
     force: bool,
 ) -> Result<Replayed> {
     let written = config.options_of(stream.as_str()).unwrap_or_default();
-    if matches!(written.write, Some(WriteMode::Merge | WriteMode::Scd2)) {
+    if matches!(written.write, Some(WriteMode::Merge | WriteMode::Insert | WriteMode::Scd2)) {
         return Err(Error::new(ErrorKind::Unsupported, "rows of a quarantine cannot be merged into a table yet")
             .hint("load the stream again after the repair: `ingest run --full-refresh`"));
     }

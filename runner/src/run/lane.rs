@@ -70,6 +70,8 @@ pub struct Lanes {
     pub clock: Arc<dyn Clock>,
     /// At most so many rows per stream.
     pub limit: Option<u64>,
+    /// After so many rows of a stream no slice is begun, and one that was begun ends at its next mark.
+    pub budgeted: Option<u64>,
     /// Feeds go on until somebody stops the run.
     pub follow: bool,
     /// How writer threads work.
@@ -101,6 +103,12 @@ impl Lanes {
                 tracing::error!(%panic, "a lane ended unexpectedly");
             }
         }
+    }
+
+    /// Whether what this run may read of a stream is read.
+    fn is_spent(&self, job: &SliceJob) -> bool {
+        let read = |stream: &SliceStream| stream.shared.counters.rows_read.load(Ordering::Relaxed);
+        self.budgeted.is_some_and(|most| job.streams.iter().all(|stream| read(stream) >= most))
     }
 
     fn warn(&self, stream: Option<&StreamName>, text: String) {
@@ -145,7 +153,7 @@ impl Lane {
                 self.flush().await;
             }
             let live = job.streams.iter().any(|stream| !stream.shared.failed.load(Ordering::Acquire));
-            if live && !self.shared.cancel.is_cancelled() {
+            if live && !self.shared.cancel.is_cancelled() && !self.shared.is_spent(&job) {
                 self.read(&job).await;
             }
             self.unflushed.push(job);
@@ -196,7 +204,7 @@ impl Lane {
             if self.orders.send(Order::Begin(begin)).await.is_err() {
                 return;
             }
-            let (result, last_mark, limited) = self.extract(job, from.as_ref()).await;
+            let (result, last_mark, stopped) = self.extract(job, from.as_ref()).await;
             // A mark that was there before is no progress: a source that ends after it each time would be read for ever.
             if last_mark.is_some() && last_mark != from {
                 from = last_mark;
@@ -205,7 +213,7 @@ impl Lane {
             let end = match &result {
                 Ok(Done::Complete) => SliceEnd::Complete,
                 Ok(Done::Left) => SliceEnd::Left,
-                Err(_) if limited => SliceEnd::Accepted,
+                Err(_) if stopped == Some(Stop::Limit) => SliceEnd::Accepted,
                 _ => SliceEnd::Stopped,
             };
             if self.orders.send(Order::End(end)).await.is_err() {
@@ -230,7 +238,7 @@ impl Lane {
                     }
                     return;
                 }
-                Err(_) if limited => return,
+                Err(_) if stopped.is_some() => return,
                 Err(error) => error,
             };
             if error.kind() == ErrorKind::Cancelled && self.shared.cancel.is_cancelled() {
@@ -262,18 +270,18 @@ impl Lane {
         }
     }
 
-    async fn extract(&self, job: &SliceJob, from: Option<&Stored>) -> (Result<Done>, Option<Stored>, bool) {
-        let mut out = LaneOut { lane: self, job, last_mark: None, limited: false };
+    async fn extract(&self, job: &SliceJob, from: Option<&Stored>) -> (Result<Done>, Option<Stored>, Option<Stop>) {
+        let mut out = LaneOut { lane: self, job, last_mark: None, stopped: None };
         let slice = &job.plan.slices()[job.index];
         let result = tokio::select! {
             biased;
             () = self.shared.cancel.cancelled() => Err(Error::cancelled()),
             result = self.shared.source.extract(slice, job.plan.version(), from, &mut out) => result,
         };
-        let (last_mark, limited) = (out.last_mark, out.limited);
+        let (last_mark, stopped) = (out.last_mark, out.stopped);
         // When the thread is gone, its error is the cause, not the closed channel that the connector saw.
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        (fault.map_or(result, Err), last_mark, limited)
+        (fault.map_or(result, Err), last_mark, stopped)
     }
 
     /// Hands over what is open without counting slices as finished: a job of the source takes its time.
@@ -328,7 +336,16 @@ struct LaneOut<'a> {
     lane: &'a Lane,
     job: &'a SliceJob,
     last_mark: Option<Stored>,
-    limited: bool,
+    stopped: Option<Stop>,
+}
+
+/// Why a slice was ended from our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// `--limit`: what came counts.
+    Limit,
+    /// What this run may read is read: what is covered counts.
+    Spent,
 }
 
 impl LaneOut<'_> {
@@ -343,7 +360,7 @@ impl LaneOut<'_> {
             if let Some(limit) = shared.limit {
                 let room = usize::try_from(limit.saturating_sub(before)).unwrap_or(usize::MAX);
                 if batch.num_rows() >= room {
-                    self.limited = true;
+                    self.stopped = Some(Stop::Limit);
                     counters.rows_read.fetch_sub((batch.num_rows() - room) as u64, Ordering::Relaxed);
                     batch = batch.slice(0, room);
                 }
@@ -352,7 +369,7 @@ impl LaneOut<'_> {
         }
         let permit = shared.budget.acquire(memory_of(&batch)).await?;
         self.send(Event::Rows(name, batch), Some(permit)).await?;
-        if self.limited { Err(Error::cancelled()) } else { Ok(()) }
+        if self.stopped.is_some() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
     async fn send(&self, event: Event, permit: Option<tokio::sync::OwnedSemaphorePermit>) -> Result<()> {
@@ -370,6 +387,10 @@ impl RawOut for LaneOut<'_> {
             Event::Mark(position) => {
                 self.send(Event::Mark(position.clone()), None).await?;
                 self.last_mark = Some(position);
+                if self.lane.shared.is_spent(self.job) {
+                    self.stopped = Some(Stop::Spent);
+                    return Err(Error::cancelled());
+                }
                 Ok(())
             }
             Event::Warning { stream, text, partial } => {

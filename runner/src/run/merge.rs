@@ -8,7 +8,7 @@ use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use ingest_core::lake::{DataFile, Meeting, Merge, WriterOptions};
+use ingest_core::lake::{DataFile, Meeting, Merge, Sweep, WriterOptions};
 use ingest_core::{BadRecord, Error, ErrorKind, Mode, Result, Stream, WriteMode, columns, nearest};
 
 use crate::config::{Deletes, OnMatch, StreamOptions};
@@ -61,6 +61,7 @@ impl Keyed {
         let soft_delete = options.soft_delete.unwrap_or(false);
         let given = [
             ("deletes", options.deletes.is_some(), &[WriteMode::Merge, WriteMode::Scd2][..]),
+            ("sweep", options.sweep.is_some(), &[WriteMode::Merge, WriteMode::Scd2]),
             ("soft_delete", soft_delete, &[WriteMode::Merge]),
             ("on_match", options.on_match.is_some(), &[WriteMode::Merge]),
             ("track", options.track.is_some(), &[WriteMode::Scd2]),
@@ -71,18 +72,17 @@ impl Keyed {
         }
         let manner = match write {
             WriteMode::Append | WriteMode::Replace => return Ok(None),
+            WriteMode::Insert => Manner::Keep,
             WriteMode::Merge if options.on_match == Some(OnMatch::Keep) => Manner::Keep,
             WriteMode::Merge => Manner::Update { soft_delete },
             WriteMode::Scd2 => Manner::History { tracked: options.track.clone() },
         };
-        if manner == Manner::Keep && (soft_delete || options.deletes == Some(Deletes::Sweep)) {
+        let sweeps = options.sweep.is_some() || options.deletes == Some(Deletes::Sweep);
+        if manner == Manner::Keep && (soft_delete || sweeps) {
             return Err(wrong("on_match: keep takes no row away, so nothing can be deleted".into())
-                .hint("remove soft_delete and deletes, or on_match"));
+                .hint("remove soft_delete, deletes and sweep, or on_match"));
         }
-        if options.deletes == Some(Deletes::Sweep) && mode != Mode::Full {
-            return Err(wrong(format!("mode {mode} does not see all rows, so nothing can be swept"))
-                .hint("remove deletes, or use mode: full"));
-        }
+        refuse_sweep(mode, options).map_err(|e| e.with("stream", &stream.name))?;
         if stream.key.is_empty() {
             return Err(wrong(format!("write mode {write} needs a key, and the source names none"))
                 .hint("name the columns that tell rows apart with `key: [id]`"));
@@ -220,10 +220,28 @@ impl Keyed {
     }
 }
 
+/// A search for what is gone that the mode of reading cannot go with.
+fn refuse_sweep(mode: Mode, options: &StreamOptions) -> Result<()> {
+    let swept = options.deletes == Some(Deletes::Sweep);
+    match (mode, options.sweep.is_some()) {
+        (Mode::Cdc, given) if given || swept => Err(Error::config("the change log says what is deleted")
+            .hint("remove deletes and sweep, or read the stream in another mode")),
+        (Mode::Full, true) => {
+            Err(Error::config("mode full sees all rows each time, so there is nothing to spread over runs")
+                .hint("remove sweep: `deletes: sweep` is what mode: full does; or use mode: incremental"))
+        }
+        (_, true) if options.deletes == Some(Deletes::Ignore) => Err(Error::config(
+            "deletes: ignore leaves rows that the source no longer has, and sweep says how they are looked for",
+        )
+        .hint("remove one of them")),
+        _ => Ok(()),
+    }
+}
+
 /// What one commit asks of a merge.
 pub struct Asked {
-    /// The rows are all that the source has.
-    pub sweep: bool,
+    /// What becomes of rows whose key did not come.
+    pub sweep: Sweep,
     /// The rows show the source as it is now: none of them is older than what the table has.
     pub as_it_came: bool,
     /// Microseconds UTC.

@@ -10,6 +10,7 @@
 //! | `writer` | the thread of a lane: conform, encode, cut files at marks |
 //! | `merge` | rows that meet their table by key |
 //! | `stream` | the task of a stream: commits |
+//! | `sweep` | rows that the source no longer has, looked for over several runs |
 //! | `round` | one round of all that: plan, read, settle, feeds |
 //! | `vigil` | leases, progress, watchdog |
 
@@ -25,6 +26,7 @@ mod shared;
 #[cfg(test)]
 mod simulation;
 mod stream;
+mod sweep;
 mod target;
 mod vigil;
 mod work;

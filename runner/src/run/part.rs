@@ -35,6 +35,11 @@ impl PartLog {
         &self.last.open
     }
 
+    /// Everything that this part has staged.
+    pub async fn gathered(&self, parts: Parts, slices: &[u32]) -> Result<Gathered> {
+        Gathered::read(&self.documents, &self.last.plan, &self.last.stream, parts, slices).await
+    }
+
     /// Stages what has come.
     ///
     /// # Errors

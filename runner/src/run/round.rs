@@ -1,12 +1,15 @@
 //! Rounds of a run: open the tables, plan, read, settle, follow the feeds; again while a plan says that there is more.
 
 mod closing;
+mod reading;
+mod restating;
 mod sharing;
+mod sweeping;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt;
 use ingest_catalog::{Feed, Lease, record_stream};
@@ -16,16 +19,13 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::Budget;
-use super::jobs::{bounded_jobs, feed_jobs};
-use super::lane::{Lanes, Remaining, settle};
 use super::part::PartLog;
 use super::planning::{Ask, OpenPlan, Planned, by_group, group_key, make};
 use super::quarantine::Quarantine;
 use super::shared::adopt;
-use super::stream::{Counters, Message, Scope, StreamShared, StreamTask, conform_to};
+use super::stream::{Counters, Message, Scope, StreamShared, conform_to};
 use super::target::Target;
-use super::work::{Line, State, Work, fail, settled};
-use super::writer::{Removals, WriterSettings};
+use super::work::{State, Work, fail};
 use super::{RunOptions, millis, retried, vigil};
 use crate::commit::{Author, Change, Committer, Floor, effective_positions};
 use crate::events::{ErrorReport, Event, Observer, StreamReport};
@@ -86,12 +86,9 @@ impl<'a> Rounds<'a> {
             self.session.cancel.clone(),
             Arc::clone(&self.ended),
         )));
-        for _ in 0..MAX_ROUNDS {
-            if self.session.cancel.is_cancelled() || work.iter().all(|w| w.state != State::Due) {
-                break;
-            }
-            work = self.round(work).await;
-        }
+        work = self.rounds(work).await;
+        work = self.restate(work).await;
+        work = self.sweep_all(work).await;
         renewal.abort();
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
         for mut w in work {
@@ -115,6 +112,17 @@ impl<'a> Rounds<'a> {
             }
         }
         Ok(reports)
+    }
+
+    /// Rounds until nothing is due any more.
+    async fn rounds(&self, mut work: Vec<Work>) -> Vec<Work> {
+        for _ in 0..MAX_ROUNDS {
+            if self.session.cancel.is_cancelled() || work.iter().all(|w| w.state != State::Due) {
+                break;
+            }
+            work = self.round(work).await;
+        }
+        work
     }
 
     /// Takes the lease of each stream and opens its table.
@@ -179,6 +187,7 @@ impl<'a> Rounds<'a> {
         let loose = (checkpoint.limited || checkpoint.intervals) && checkpoint.plan.is_none();
         let by_hand = self.options.interval.is_some() || self.options.shared.is_some();
         let refresh = self.options.full_refresh || (loose && !by_hand);
+        let first = refresh || fresh;
         if self.options.full_refresh && checkpoint.plan.is_some() {
             committer.commit(Change::default(), |edit| edit.abandon()).await?;
         }
@@ -192,6 +201,9 @@ impl<'a> Rounds<'a> {
             gathered: None,
             resumed: false,
             expiries: 0,
+            interval: self.options.interval,
+            first,
+            sweeping: false,
             state: State::Due,
         })
     }
@@ -308,7 +320,7 @@ impl<'a> Rounds<'a> {
     /// Makes plans for the streams that have none, group by group.
     async fn plan_new(&self, work: &mut [Work], feeds: &[Feed]) {
         let due = (0..work.len()).filter(|i| work[*i].state == State::Due && work[*i].plan.is_none());
-        let groups = by_group(due, |i| group_key(&work[*i].target.stream));
+        let groups = by_group(due, |i| format!("{} {:?}", group_key(&work[*i].target.stream), work[*i].interval));
         let single = groups.iter().map(Vec::len).sum::<usize>() <= 1;
         for members in groups {
             if let Err(error) = self.plan_group(work, &members, feeds, single).await {
@@ -347,7 +359,7 @@ impl<'a> Rounds<'a> {
             .collect();
         // One stream alone is cut for all lanes; many streams fill them by themselves.
         let min_slices = if single { u32::from(self.session.spec.capabilities.parallel.clamp(1, 64)) } else { 1 };
-        let question = Ask { intent: Intent::Here, min_slices, interval: self.options.interval };
+        let question = Ask { intent: Intent::Here, min_slices, interval: work[members[0]].interval };
         let plan = retried(self.session, || make(self.session, question, &streams)).await;
         drop(streams);
         if let Some(group) = &work[members[0]].target.stream.group {
@@ -373,12 +385,14 @@ impl<'a> Rounds<'a> {
         if let Some(gathered) = w.gathered.take() {
             return Ok(Left { scope: Scope::Close(Box::new(gathered)), slices: Vec::new(), open: BTreeMap::new() });
         }
-        if let (Some(part), Some(parts)) = (self.part(), plan.document().parts) {
+        if let (Some(part), Some(parts)) = (self.part_of(w), plan.document().parts) {
             let documents = &self.session.lake.documents;
             let log = PartLog::open(documents, plan.id(), part, &name.table(), &self.session.run_id).await?;
             let slices = bounded.filter(|slice| parts.part(*slice) == part && !log.done().contains(*slice)).collect();
             let open = log.open_slices().clone();
-            return Ok(Left { scope: Scope::Part(Box::new(log)), slices, open });
+            let log = Box::new(log);
+            let scope = if w.sweeping { Scope::Sweep(log) } else { Scope::Part(log) };
+            return Ok(Left { scope, slices, open });
         }
         let progress = w.committer().checkpoint().plan.as_ref().filter(|progress| progress.id == plan.id());
         let done = |slice: u32| progress.is_some_and(|progress| progress.done.contains(slice));
@@ -413,16 +427,18 @@ impl<'a> Rounds<'a> {
         }
         w.committer_mut().ensure(&definition).await?;
         let writers = w.committer().table().ok_or_else(|| Error::unexpected("the table was just ensured"))?.writers();
-        self.record_schema(w).await?;
+        if !w.sweeping {
+            self.record_schema(w).await?;
+        }
         let held = w.committer().table().filter(|_| {
-            plan.write_mode(&name) == WriteMode::Append
-                && self.options.interval.is_none()
-                && self.options.limit.is_none()
+            plan.write_mode(&name) == WriteMode::Append && w.interval.is_none() && self.options.limit.is_none()
         });
         let (documents, format) = (&self.session.lake.documents, self.author.format.as_ref());
         let quality = values.quality(documents, format, &self.session.config.name, held, self.session.memory).await?;
-        let interval = self.options.interval.map(|interval| w.target.region(&conform, interval)).transpose()?;
+        let interval = w.interval.map(|interval| w.target.region(&conform, interval)).transpose()?;
         let left = self.left(w, &plan, interval).await?;
+        let sweep = w.committer().checkpoint().sweep.as_ref().filter(|sweep| sweep.plan.is_some());
+        let not_before = sweep.map_or(i64::MIN, |sweep| sweep.since);
         let (units, messages) = mpsc::channel(16);
         let config = &self.session.lake.config;
         let shared = Arc::new(StreamShared {
@@ -441,6 +457,7 @@ impl<'a> Rounds<'a> {
             conform: RwLock::new(Arc::new(conform)),
             seq,
             clock: Arc::clone(&self.session.clock),
+            not_before,
             merges: budget.merges(),
             merge_bytes: budget.merge_bytes(),
             commit_interval: config.commit_interval.0,
@@ -451,7 +468,9 @@ impl<'a> Rounds<'a> {
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
         });
-        self.tell_start(w, &plan, &shared);
+        if !w.sweeping {
+            self.tell_start(w, &plan, &shared);
+        }
         Ok(Started { shared, plan, messages, left })
     }
 
@@ -500,115 +519,7 @@ impl<'a> Rounds<'a> {
             note,
         });
     }
-
-    /// Reads all bounded slices, settles, follows the feeds, and takes the streams back.
-    async fn read(&self, running: Vec<Running>, budget: Budget, parallel: usize, feeds: &[Feed]) -> Vec<Work> {
-        let lanes = Arc::new(Lanes {
-            source: Arc::clone(&self.session.source),
-            cancel: self.session.cancel.clone(),
-            observer: Arc::clone(&self.observer),
-            activity: Arc::clone(&self.activity),
-            clock: Arc::clone(&self.session.clock),
-            limit: self.options.limit,
-            follow: self.options.follow,
-            settings: WriterSettings {
-                pending_bytes: budget.pending_bytes(),
-                run_id: self.session.run_id.as_str().into(),
-                clock: Arc::clone(&self.session.clock),
-                runtime: tokio::runtime::Handle::current(),
-            },
-            budget,
-            expired: Mutex::default(),
-            shown: Mutex::new(std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner))),
-        });
-        lanes.stir();
-        let mut lines: Vec<Line> = running.into_iter().map(|r| self.line(r)).collect();
-        let watch = self.watch(&lines);
-        let jobs = bounded_jobs(&lines);
-        for line in &lines {
-            if line.remaining.count.load(Ordering::Acquire) == 0 {
-                settle(&line.shared.units, &line.remaining).await;
-            }
-        }
-        let in_turn = lines.iter().any(|line| line.work.target.keyed.as_ref().is_some_and(|keyed| keyed.in_turn));
-        lanes.read(jobs, if in_turn { 1 } else { parallel }).await;
-        for line in &mut lines {
-            line.closed = settled(line).await;
-        }
-        if self.options.limit.is_none() && self.options.interval.is_none() && self.options.shared.is_none() {
-            let jobs = feed_jobs(&lines, feeds);
-            // A feed that is followed never ends: all are read at once.
-            let parallel = if self.options.follow { jobs.len().max(parallel) } else { parallel };
-            tokio::select! {
-                () = lanes.read(jobs, parallel) => {}
-                () = self.confirm_now_and_then(&lines) => {}
-            }
-        }
-        watch.abort();
-        let expired = std::mem::take(&mut *lanes.expired.lock().unwrap_or_else(PoisonError::into_inner));
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
-            std::mem::take(&mut *lanes.shown.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(lanes);
-        self.take_back(lines, &expired).await
-    }
-
-    fn line(&self, running: Running) -> Line {
-        let Running { mut work, started } = running;
-        let Started { shared, plan, messages, left } = started;
-        let name = &work.target.stream.name;
-        let removals = match (plan.write_mode(name), plan.is_staged(name)) {
-            (WriteMode::Replace, _) => Removals::Needless,
-            (_, true) if plan.can_die() => Removals::Refuse,
-            _ => Removals::Apply,
-        };
-        let positions = work.committer().checkpoint().positions.clone();
-        let generation = work.committer().checkpoint().generation;
-        let committer = work.committer.take().expect("the committer is here between rounds");
-        let task = StreamTask::new(
-            committer,
-            Arc::clone(&shared),
-            Arc::clone(&self.observer),
-            Some(Arc::clone(&plan)),
-            left.scope,
-            Arc::clone(&self.session.clock),
-        );
-        Line {
-            remaining: Remaining::new(left.slices.len()),
-            task: AbortOnDropHandle::new(tokio::spawn(task.run(messages))),
-            work,
-            shared,
-            plan,
-            left: left.slices,
-            open: left.open,
-            removals,
-            positions,
-            generation,
-            closed: false,
-        }
-    }
-
-    fn watch(&self, lines: &[Line]) -> AbortOnDropHandle<()> {
-        let streams = lines.iter().map(|line| Arc::clone(&line.shared)).collect();
-        let slices = lines.iter().map(|line| line.plan.bounded(&line.shared.name).len()).collect();
-        let (ended, cancel) = (Arc::clone(&self.ended), self.session.cancel.clone());
-        AbortOnDropHandle::new(tokio::spawn(vigil::watch(
-            streams,
-            slices,
-            Arc::clone(&self.observer),
-            Arc::clone(&self.activity),
-            Arc::clone(&self.session.clock),
-            // A source that is followed may have nothing to say for long; its connector looks after it.
-            self.options.stall_timeout.unwrap_or(if self.options.follow { QUIET } else { Duration::from_secs(300) }),
-            move |error| {
-                ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                cancel.cancel();
-            },
-        )))
-    }
 }
-
-/// How long a run that follows may be quiet.
-const QUIET: Duration = Duration::from_secs(7 * 86_400);
 
 /// At most so many slices are read at once, whatever a connector claims.
 const MAX_LANES: usize = 64;

@@ -1,6 +1,7 @@
 //! The task of one stream: takes what lanes have written, and commits.
 
 mod shared;
+mod sweep;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use arrow_schema::SchemaRef;
 use ingest_catalog::Ranges;
-use ingest_core::lake::{DataFile, Merged, Removal};
+use ingest_core::lake::{DataFile, Merged, Removal, Sweep};
 use ingest_core::{Clock, Mode, Region, Result, SliceId, Stored, WriteMode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ pub enum Scope {
     Part(Box<PartLog>),
     /// Nothing is read: what all parts have staged becomes visible.
     Close(Box<Gathered>),
+    /// Keys are staged beside the table; once all are there, rows without one are deleted.
+    Sweep(Box<PartLog>),
     /// The first rows, without one.
     Limit,
     /// The rows of this region, which take the place of those in the table in one commit.
@@ -240,7 +243,7 @@ impl StreamTask {
         // Rows of feeds come after the plan is closed.
         let last = match self.scope {
             // What a part reads says nothing about the whole.
-            Scope::Limit | Scope::Part(_) | Scope::Close(_) => false,
+            Scope::Limit | Scope::Part(_) | Scope::Close(_) | Scope::Sweep(_) => false,
             _ if self.follows_feeds => self.ending && !self.failed(),
             _ => closing.is_some(),
         };
@@ -248,6 +251,7 @@ impl StreamTask {
         self.shared.quality.judge(tally, last, self.clock.now_micros())?;
         match (&mut self.scope, closing) {
             (Scope::Limit, _) => return self.commit_limited(group, settling).await,
+            (Scope::Sweep(_), _) => return self.commit_sweep(group, settling).await,
             (Scope::Interval(region), Some(plan)) => {
                 let region = region.clone();
                 return self.commit_interval(group, region, &plan).await;
@@ -442,18 +446,23 @@ impl StreamTask {
             });
         };
         let conform = self.shared.conform();
-        let asked = Asked {
-            sweep: reading == Reading::Whole,
-            as_it_came: reading == Reading::Again,
+        let sweep = if reading == Reading::Whole { Sweep::Rows } else { Sweep::Nothing };
+        let asked = self.asked(sweep, reading == Reading::Again);
+        let needed = !group.files.is_empty() || sweep.deletes();
+        let merge = if needed { Some(keyed.merge(&conform, asked, group.files)?) } else { None };
+        let schema = self.wider(Some(keyed.table_schema(conform.storage())));
+        Ok(Change { add: Vec::new(), schema, quarantine: group.quarantine, remove, merge })
+    }
+
+    fn asked(&self, sweep: Sweep, as_it_came: bool) -> Asked {
+        Asked {
+            sweep,
+            as_it_came,
             now: self.shared.clock.now_micros(),
             memory_bytes: self.shared.merge_bytes,
             options: self.shared.options.clone(),
             progress: Arc::clone(&self.shared.counters.merging),
-        };
-        let needed = !group.files.is_empty() || asked.sweep;
-        let merge = if needed { Some(keyed.merge(&conform, asked, group.files)?) } else { None };
-        let schema = self.wider(Some(keyed.table_schema(conform.storage())));
-        Ok(Change { add: Vec::new(), schema, quarantine: group.quarantine, remove, merge })
+        }
     }
 
     /// Commits, and counts what became visible. Files that rows were taken from are removed, unless a checkpoint names them.

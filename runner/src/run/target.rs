@@ -11,6 +11,7 @@ use ingest_core::{
 };
 
 use super::merge::Keyed;
+use super::sweep::Sweeps;
 use crate::config::{SchemaPolicy, SourceConfig, StreamOptions};
 use crate::conform::Conform;
 use crate::policy::Policy;
@@ -34,6 +35,8 @@ pub struct Target {
     pub policy: SchemaPolicy,
     /// Data classes, masks and checks.
     pub values: Arc<Policy>,
+    /// How rows that the source no longer has are looked for, beside incremental reads.
+    pub sweeps: Option<Arc<Sweeps>>,
 }
 
 /// The selection to ask the source for: the command line's, else the configuration's.
@@ -108,7 +111,8 @@ fn refuse_clashes(found: &mut [(StreamName, Result<Target>)]) {
     }
 }
 
-fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Target> {
+pub(super) fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spec: &Spec) -> Result<Target> {
+    let discovered = stream.clone();
     let wrong = |message: String| Error::config(message).with("stream", &stream.name);
     let mode = options.mode.unwrap_or(if options.cursor.is_some() {
         Mode::Incremental
@@ -163,11 +167,38 @@ fn target(config: &SourceConfig, mut stream: Stream, options: StreamOptions, spe
     if let Some(key) = &options.key {
         stream.key.clone_from(key);
     }
+    if options.restate.is_some() {
+        let masked = cursor.as_ref().is_some_and(|cursor| values.is_masked(&cursor.column));
+        refuse_restating(&stream, write, cursor.as_ref().filter(|_| !masked))?;
+    }
     let policy = options.on_schema_change.unwrap_or_default();
     // The values of a masked column are in no order.
     let order = cursor.as_ref().map(|cursor| cursor.column.as_str()).map(|c| (c, values.is_masked(c)));
     let keyed = Keyed::of(&stream, mode, write, order, &options)?;
-    Ok(Target { stream, options, mode, write, keyed, cursor, policy, values: Arc::new(values) })
+    let sweeps = match &keyed {
+        Some(_) if mode == Mode::Incremental => Sweeps::of(config, discovered, &stream.key, &options, spec)?,
+        _ => None,
+    };
+    Ok(Target { stream, options, mode, write, keyed, cursor, policy, values: Arc::new(values), sweeps })
+}
+
+/// Which rows of the table belong to a time must be told by the cursor, and there must be no versions of them.
+fn refuse_restating(stream: &Stream, write: WriteMode, cursor: Option<&CursorColumn>) -> Result<()> {
+    let wrong = |message: &str| Error::config(message).with("stream", &stream.name);
+    let is_time = |cursor: &CursorColumn| {
+        let field = stream.schema.field_with_name(&cursor.column);
+        field.is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..) | DataType::Date32))
+    };
+    if !cursor.is_some_and(is_time) {
+        return Err(wrong("restate needs mode: incremental and a cursor that is a time and is not masked")
+            .hint("name such a column with `cursor`, or remove restate"));
+    }
+    if write == WriteMode::Scd2 {
+        return Err(
+            wrong("rows of a history (scd2) cannot be restated").hint("remove restate, or choose another `write`")
+        );
+    }
+    Ok(())
 }
 
 /// The schema with the cursor in its metadata, for the catalog.

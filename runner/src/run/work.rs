@@ -32,6 +32,12 @@ pub struct Work {
     /// The plan was made by an earlier run: what came to the source since then is not in it.
     pub resumed: bool,
     pub expiries: usize,
+    /// A window of the cursor is read, and takes the place of what the table has of it: microseconds UTC, half-open.
+    pub interval: Option<(i64, i64)>,
+    /// The table held nothing of the source when the run began.
+    pub first: bool,
+    /// The keys of a sweep are read, not what is new.
+    pub sweeping: bool,
     pub state: State,
 }
 

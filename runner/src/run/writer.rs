@@ -328,7 +328,10 @@ impl StreamWriter {
             covers: Vec::new(),
             region: None,
             closed: Unit::default(),
-            stamp: Stamp { run_id: Arc::clone(&settings.run_id), ingested_at: settings.clock.now_micros() },
+            stamp: Stamp {
+                run_id: Arc::clone(&settings.run_id),
+                ingested_at: settings.clock.now_micros().max(shared.not_before),
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use ingest_testkit::python::{Reader, rows};
 use serde_json::{Map, Value};
 
-use super::{PLACES, chance, run_to_failpoint};
+use super::{PLACES, batches, chance, run_to_failpoint};
 use crate::cli::Project;
 
 const RUN: [&str; 5] = ["run", "--source", "shop", "--progress", "off"];
@@ -28,10 +28,6 @@ type Came = (Held, (usize, usize));
 
 /// A version as a reader shows it: from, to, whether it is current, its value.
 type Version = (String, Option<String>, bool, Held);
-
-fn batches() -> usize {
-    std::env::var("INGEST_TEST_BATCHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6 * PLACES.len())
-}
 
 struct Shop {
     project: Project,
@@ -174,6 +170,102 @@ async fn random_batches_into_a_merged_table_equal_the_model_after_every_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn complete_reads_that_sweep_equal_the_model_after_every_kill() {
     merged("{mode: full, write: merge, key: [id]}", 0x2545_f491_4f6c_dd1d, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_batches_of_which_new_keys_are_inserted_equal_the_model_after_every_kill() {
+    let mut shop = Shop::new("{write: insert, key: [id]}", 0x6c62_272e_07bb_0142);
+    let mut killed = 0;
+    for batch in 0..batches() {
+        shop.add(batch);
+        // Of each key the first that ever came is there.
+        shop.model = shop.history.iter().filter_map(|(id, all)| Some((*id, all.first()?.0.clone()))).collect();
+        killed += usize::from(shop.run(batch));
+        assert_equal(&shop, &shop.shown(), &format!("batch {batch}"));
+    }
+    assert!(killed >= batches() / 3, "only {killed} runs were killed");
+    if let Some(rows) = shop.read_by_another().await {
+        assert_equal(&shop, &rows, "as another program reads it");
+    }
+}
+
+/// Keys that live in the files that are there, one file each.
+struct Shelf {
+    shop: Shop,
+    files: BTreeMap<usize, std::ops::Range<i64>>,
+    next: i64,
+}
+
+impl Shelf {
+    /// A file with new keys comes, and one or two go without a word.
+    fn change(&mut self, batch: usize) {
+        let keys = self.next..self.next + 5 + chance(&mut self.shop.seed, 20).cast_signed();
+        self.next = keys.end;
+        let mut text = String::new();
+        keys.clone().for_each(|id| line(&mut text, id, &(format!("of {batch}"), None)));
+        std::fs::write(self.shop.file(batch, 0), text).expect("written");
+        self.files.insert(batch, keys);
+        while self.files.len() > 4 && chance(&mut self.shop.seed, 2) == 0 {
+            let at = usize::try_from(chance(&mut self.shop.seed, self.files.len() as u64)).expect("small");
+            let gone = *self.files.keys().nth(at).expect("within");
+            self.files.remove(&gone);
+            std::fs::remove_file(self.shop.file(gone, 0)).expect("removed");
+        }
+    }
+
+    fn alive(&self) -> Vec<i64> {
+        self.files.values().cloned().flatten().collect()
+    }
+
+    /// Each key that is alive is there, none twice, and none that never was.
+    fn assert_nothing_lost(&self, context: &str) -> Vec<i64> {
+        let mut found: Vec<i64> = self.shop.shown().iter().map(|row| held(row).0).collect();
+        found.sort_unstable();
+        let all = found.len();
+        found.dedup();
+        assert_eq!(found.len(), all, "{context}: a key is there twice");
+        for id in self.alive() {
+            assert!(found.binary_search(&id).is_ok(), "{context}: {id} is at the source and not in the table");
+        }
+        assert!(found.last().is_none_or(|last| *last < self.next), "{context}");
+        found
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_file_is_gone_vanish_over_runs_and_none_is_lost_after_every_kill() {
+    const SWEPT: [&str; 6] = ["part_staged", "plan_written", "document_written", "committed", "extract", "file_closed"];
+    let options = "{mode: incremental, write: merge, key: [id], sweep: {every: 0s, budget: 40}}";
+    let shop = Shop::new(options, 0x5851_f42d_4c95_7f2d);
+    let mut shelf = Shelf { shop, files: BTreeMap::new(), next: 0 };
+    let (mut killed, mut deleted) = (0, 0);
+    for batch in 0..batches() {
+        shelf.change(batch);
+        let n = u32::try_from(chance(&mut shelf.shop.seed, 4)).expect("small") + 1;
+        killed += usize::from(run_to_failpoint(&shelf.shop.project, &RUN, SWEPT[batch % SWEPT.len()], n));
+        let before = shelf.shop.shown().len();
+        shelf.shop.project.good(&RUN);
+        let found = shelf.assert_nothing_lost(&format!("batch {batch}"));
+        deleted += usize::from(found.len() < before);
+        if batch % 16 == 15 {
+            shelf.shop.project.good(&["maintain"]);
+            shelf.assert_nothing_lost(&format!("batch {batch}, maintained"));
+        }
+    }
+    assert!(killed >= batches() / 3, "only {killed} runs were killed");
+    assert!(deleted > 0, "no run deleted anything");
+    // The source is quiet: the sweep that is under way ends, and a whole one after it.
+    let mut ended = 0;
+    for run in 0..100 {
+        let output = shelf.shop.project.good(&["run", "--source", "shop", "--progress", "json"]);
+        let last: Value = serde_json::from_str(output.stdout.lines().last().expect("a line")).expect("JSON");
+        ended += u32::from(last["streams"][0]["sweep"]["ended"] == true);
+        if ended == 2 {
+            break;
+        }
+        assert!(run < 99, "the sweep never ends: {last}");
+    }
+    assert_eq!(shelf.assert_nothing_lost("at the end"), shelf.alive());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,11 @@ pub fn kills() -> u64 {
     std::env::var("INGEST_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(25)
 }
 
+/// How many random batches a table gets, a run after each.
+pub fn batches() -> usize {
+    std::env::var("INGEST_TEST_BATCHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6 * PLACES.len())
+}
+
 /// How a run that may be killed ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use ingest_core::lake::{
-    Commit, CommitError, Compression, DataFile, Definition, Meeting, Merge, Removal, Table, TableFormat, WriterOptions,
+    Commit, CommitError, Compression, DataFile, Definition, Meeting, Merge, Removal, Sweep, Table, TableFormat,
+    WriterOptions,
 };
 use ingest_core::{Error, columns};
 
@@ -120,7 +121,7 @@ pub fn merge(rows: Vec<DataFile>, meeting: Meeting) -> Merge {
         key: vec!["region".into(), "id".into()],
         order: Some(columns::SEQ.into()),
         meeting,
-        sweep: false,
+        sweep: Sweep::Nothing,
         now: 9_000_000,
         memory_bytes: 1 << 20,
         options: options(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ingest_core::columns;
-use ingest_core::lake::{Commit, Meeting, Merge, Table};
+use ingest_core::lake::{Commit, Meeting, Merge, Sweep, Table};
 use serde_json::json;
 
 use super::bench::{Bench, ChangeRow, Texts, changes, committed, merge, ok, same, texts};
@@ -205,7 +205,7 @@ async fn sweep(bench: &Bench) -> Checked {
         let first: Vec<ChangeRow> = (0..200).map(|id| row(id, 1)).collect();
         apply(bench, table.as_mut(), &first, |merge| merge, Meeting::Update { soft_delete: soft }).await?;
         let second: Vec<ChangeRow> = (0..250).filter(|id| id % 10 != 0).map(|id| row(id, 2)).collect();
-        let whole = |merge| Merge { sweep: true, ..merge };
+        let whole = |merge| Merge { sweep: Sweep::Rows, ..merge };
         apply(bench, table.as_mut(), &second, whole, Meeting::Update { soft_delete: soft }).await?;
         let gone = first.iter().filter(|row| row.id % 10 == 0 && soft).map(|row| (row, true));
         let held = second.iter().map(|row| (row, false)).chain(gone);

@@ -21,12 +21,12 @@ use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMicrosecondA
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
 use futures::TryStreamExt;
-use ingest_core::lake::Meeting;
+use ingest_core::lake::{Meeting, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
 
 use super::fates::{At, Fates, Patch, Span};
 use super::keys::{Classes, Digest, KeyId, KeyMap, converter, map};
-use super::scene::{Reach, Reader, Scene, row_number};
+use super::scene::{Facts, Reach, Reader, Scene, row_number};
 
 /// Memory for a row that comes and for a version that is there, one each.
 const ROW_BYTES: u64 = 320;
@@ -125,6 +125,10 @@ impl Pass<'_> {
                     reach.observe(&batch)?;
                 }
                 let facts = self.reader.facts(&batch)?;
+                if matches!(self.scene.merge.sweep, Sweep::Keys { .. }) {
+                    self.take_keys(&facts)?;
+                    continue;
+                }
                 let times = times(&batch, self.time, self.scene.merge.now)?;
                 let prints = self.prints.of(&batch)?;
                 for (row, prints) in prints.into_iter().enumerate() {
@@ -149,6 +153,14 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Of keys alone it is known that they are there, and nothing comes of them.
+    fn take_keys(&mut self, facts: &Facts) -> Result<()> {
+        for id in facts.ids.iter().filter(|id| self.classes.has(self.class, **id)) {
+            self.events.entry(self.reader.key(*id)?).or_default();
+        }
+        Ok(())
+    }
+
     async fn meet(&mut self, reach: &Reach, fates: &mut Fates) -> Result<()> {
         let sorted = self.reader.keys.is_ordered().then(|| {
             let mut ids: Vec<KeyId> = self.events.keys().copied().collect();
@@ -157,14 +169,20 @@ impl Pass<'_> {
         });
         let keys = self.scene.project(|name| self.reader.keys.columns.iter().any(|key| key == name));
         let spans = [columns::EFFECTIVE, columns::EXPIRY];
-        let whole = self.scene.project(|n| self.reader.is_needed(n) || self.prints.has(n) || spans.contains(&n));
+        let sweep = self.scene.merge.sweep;
+        let by_time = matches!(sweep, Sweep::Keys { .. });
+        let whole = self.scene.project(|n| {
+            self.reader.is_needed(n)
+                || self.prints.has(n)
+                || spans.contains(&n)
+                || (by_time && n == columns::INGESTED_AT)
+        });
         for (file, number) in self.scene.table.iter().zip(0_u32..) {
             if fates.table[number as usize].gone {
                 continue;
             }
-            let sweep = self.scene.merge.sweep;
             let partition_by = &self.scene.partition_by;
-            if !sweep {
+            if !sweep.deletes() {
                 if !reach.may_meet(file, partition_by, &self.reader.keys, sorted.as_deref())? {
                     continue;
                 }
@@ -208,7 +226,7 @@ impl Pass<'_> {
             }
             let span = Span { from: from.value(row), to: to.is_valid(row).then(|| to.value(row)) };
             let Some(id) = facts.ids[row].filter(|id| self.events.contains_key(id)) else {
-                if self.scene.merge.sweep && span.to.is_none() {
+                if facts.is_swept(self.scene.merge.sweep, row) && span.to.is_none() {
                     fates.changed += 1;
                     // A clock may have gone back.
                     fates.patch(at, Patch::Close(self.scene.merge.now.max(span.from.saturating_add(1))));

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use arrow::row::RowConverter;
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, BinaryArray, RecordBatch, StringArray};
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use ingest_core::lake::{DataFile, Merge, Merged};
+use ingest_core::lake::{DataFile, Merge, Merged, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
 
 use super::fates::{Fates, SourceFate, TableFate};
@@ -141,6 +142,7 @@ pub(super) struct Facts {
     pub ids: Vec<Option<KeyId>>,
     ops: Option<StringArray>,
     absent: Option<BinaryArray>,
+    came: Option<TimestampMicrosecondArray>,
     orders: Option<(arrow::row::Rows, arrow_array::ArrayRef)>,
 }
 
@@ -151,6 +153,18 @@ impl Facts {
 
     pub fn is_partial(&self, row: usize) -> bool {
         self.absent.as_ref().is_some_and(|absent| absent.is_valid(row))
+    }
+
+    /// Whether a row of the table whose key did not come is deleted.
+    pub fn is_swept(&self, sweep: Sweep, row: usize) -> bool {
+        match sweep {
+            Sweep::Nothing => false,
+            Sweep::Rows => true,
+            // Of a row that does not say when it came, nobody knows whether it was there to be seen.
+            Sweep::Keys { since } => {
+                self.came.as_ref().is_some_and(|came| came.is_valid(row) && came.value(row) < since)
+            }
+        }
     }
 
     /// Bytes that sort as the order of rows does; `None` where the row says nothing.
@@ -196,6 +210,10 @@ impl Reader {
             ids: self.keys.ids(batch)?,
             ops: batch.column_by_name(columns::OP).and_then(|a| a.as_string_opt::<i32>()).cloned(),
             absent: batch.column_by_name(columns::ABSENT).and_then(|a| a.as_binary_opt::<i32>()).cloned(),
+            came: batch
+                .column_by_name(columns::INGESTED_AT)
+                .and_then(|a| a.as_primitive_opt::<TimestampMicrosecondType>())
+                .cloned(),
             orders,
         })
     }

@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 
 use arrow_schema::SchemaRef;
 use futures::TryStreamExt;
-use ingest_core::lake::Meeting;
+use ingest_core::lake::{Meeting, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
 
 use super::fates::{At, Chain, Fates, Patch};
@@ -89,7 +89,12 @@ pub(super) async fn decide(scene: &Scene, fates: &mut Fates) -> Result<()> {
     let reader = Reader::new(scene)?;
     let soft = matches!(scene.merge.meeting, Meeting::Update { soft_delete: true });
     let of_source = scene.project(|name| reader.is_needed(name) || name == columns::OP || name == columns::ABSENT);
-    let of_table = scene.project(|name| reader.is_needed(name) || (soft && scene.merge.sweep && name == columns::OP));
+    let sweep = scene.merge.sweep;
+    let of_table = scene.project(|name| {
+        reader.is_needed(name)
+            || (soft && sweep.deletes() && name == columns::OP)
+            || (matches!(sweep, Sweep::Keys { .. }) && name == columns::INGESTED_AT)
+    });
     let each = KEY_BYTES + if scene.merge.order.is_some() { ORDER_BYTES } else { 0 };
     let classes = Classes::new(scene.source_rows(), each, scene.merge.memory_bytes)?;
     let mut reach = Reach::new(scene)?;
@@ -128,6 +133,11 @@ impl Pass<'_> {
 
     /// Applies one row that came to what came before it.
     fn take(&mut self, id: KeyId, at: At, facts: &Facts, row: usize) -> Result<()> {
+        if matches!(self.scene.merge.sweep, Sweep::Keys { .. }) {
+            // It is there, and that is all.
+            self.latest.insert(id, Latest { at, state: State::Beaten });
+            return Ok(());
+        }
         let deleted = facts.is_deleted(row);
         let soft = match self.scene.merge.meeting {
             // The first stays, and nothing is taken away.
@@ -179,7 +189,7 @@ impl Pass<'_> {
         for (file, number) in self.scene.table.iter().zip(0_u32..) {
             let partition_by = &self.scene.partition_by;
             let skipped = fates.table[number as usize].gone
-                || !(self.scene.merge.sweep
+                || !(self.scene.merge.sweep.deletes()
                     || reach.may_meet(file, partition_by, &self.reader.keys, sorted.as_deref())?);
             if skipped {
                 continue;
@@ -202,7 +212,7 @@ impl Pass<'_> {
 
     fn meet_row(&mut self, id: Option<KeyId>, at: At, facts: &Facts, row: usize, fates: &mut Fates) {
         let Some((id, latest)) = id.and_then(|id| Some((id, self.latest.get_mut(&id)?))) else {
-            if self.scene.merge.sweep {
+            if facts.is_swept(self.scene.merge.sweep, row) {
                 self.sweep(at, facts, row, fates);
             }
             return;

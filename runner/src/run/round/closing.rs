@@ -9,7 +9,7 @@ use ingest_core::{Error, ErrorKind, Mode, Result, SliceId, StreamName};
 
 use super::Rounds;
 use crate::commit::{Change, Held};
-use crate::events::{ErrorReport, Event};
+use crate::events::{ErrorReport, Event, StreamReport};
 use crate::failpoint;
 use crate::run::planning::OpenPlan;
 use crate::run::stream::{Finished, Message};
@@ -32,11 +32,7 @@ impl Rounds<'_> {
             // The task is gone only if it panicked; then awaiting it says so.
             drop(shared.units.send(Message::End).await);
             let Ok(Finished { committer, feeds: covered }) = task.await else {
-                // Without its committer the stream is out of this run.
-                let mut report = std::mem::take(&mut w.report);
-                report.error = Some(ErrorReport::from(&Error::unexpected("the task of a stream ended unexpectedly")));
-                self.observer.event(&Event::StreamFinished(report.clone()));
-                self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+                self.lose(std::mem::take(&mut w.report));
                 continue;
             };
             w.committer = Some(committer);
@@ -61,6 +57,13 @@ impl Rounds<'_> {
             self.confirm(&feed, group.as_deref(), &streams, &plan).await;
         }
         work
+    }
+
+    /// Without its committer a stream is out of this run.
+    pub(super) fn lose(&self, mut report: StreamReport) {
+        report.error = Some(ErrorReport::from(&Error::unexpected("the task of a stream ended unexpectedly")));
+        self.observer.event(&Event::StreamFinished(report.clone()));
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(report);
     }
 
     async fn decide(&self, w: &mut Work, plan: &OpenPlan, closed: bool, error: Option<Error>, expired: &[String]) {
@@ -109,7 +112,7 @@ impl Rounds<'_> {
                 tracing::warn!(%error, "documents of a closed plan stay");
             }
         }
-        if self.options.limit.is_none() && self.options.interval.is_none() && self.options.shared.is_none() {
+        if self.options.limit.is_none() && w.interval.is_none() && self.options.shared.is_none() {
             w.refresh = false;
             w.expiries = 0;
             // A full load that was resumed is what it would have been; anything else goes on to what is new.

@@ -37,9 +37,14 @@ impl Rounds<'_> {
         self.options.shared.as_ref().and_then(|share| share.part)
     }
 
+    /// The part of its plan that this process reads of a stream: of a sweep there is but one.
+    pub(super) fn part_of(&self, w: &Work) -> Option<u32> {
+        if w.sweeping { Some(0) } else { self.part() }
+    }
+
     /// Gathers what other processes have staged of a plan, to close it. False: some of it is missing.
     pub(super) async fn gather(&self, w: &mut Work) -> Result<bool> {
-        let (Some(plan), None) = (w.plan.clone(), self.part()) else { return Ok(true) };
+        let (Some(plan), None) = (w.plan.clone(), self.part_of(w)) else { return Ok(true) };
         let Some(parts) = plan.document().parts else { return Ok(true) };
         let name = w.target.stream.name.clone();
         let documents = &self.session.lake.documents;

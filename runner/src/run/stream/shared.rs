@@ -38,6 +38,9 @@ pub struct StreamShared {
     pub seq: bool,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Rows are stamped with this time at the earliest (`_ingested_at`, microseconds UTC): a search for rows that the source
+    /// no longer has spares those that came after it began, and clocks differ.
+    pub not_before: i64,
     /// One merge at a time.
     pub merges: Arc<Semaphore>,
     /// Memory for the keys of a merge.
