@@ -146,9 +146,7 @@ async fn forget_leaves_no_trace_in_any_byte_or_version_that_can_be_read() {
 }
 
 /// Where `forget` is killed: at the n-th time that it comes by.
-const KILLS: [(&str, &[u32]); 9] = [
-    ("document_written", &[1]),
-    ("committed", &[1]),
+const KILLS: [(&str, &[u32]); 7] = [
     ("forget_renewed", &[1, 3]),
     ("forget_looked", &[1, 4, 9, 16, 25]),
     ("forget_committed", &[1, 2, 3, 4]),
