@@ -145,7 +145,8 @@ async fn what_a_source_restates_within_the_window_comes_right_after_every_kill()
         lab.sql(DAYS).await;
         lab.project.good(&RUN);
         let (mut seed, mut killed) = (0x853c_49e6_748f_ea9b, 0);
-        let batches = crate::survive::batches().min(60);
+        // Each takes a few runs of a database and a look by another program.
+        let batches = crate::survive::batches().div_ceil(14);
         for batch in 0..batches {
             // Corrections, late rows and rows that go leave no trace in the cursor; one row is new.
             let hours = |seed: &mut u64| 1 + chance(seed, 70);
