@@ -3,7 +3,7 @@
 //! Facts: the MongoDB specification "Extended JSON", version 2.1.
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
-use bson::{Bson, Document};
+use bson::{Bson, Document, Timestamp};
 use ingest_core::{Error, ErrorKind, Json, Result};
 
 /// Levels of documents and arrays within each other. A server takes 100.
@@ -45,7 +45,22 @@ pub(crate) fn finished(out: Vec<u8>) -> Result<String> {
     String::from_utf8(out).map_err(|e| Error::unexpected("extended JSON is not UTF-8").caused_by(e))
 }
 
-/// A value as it is kept in positions.
+/// The key under which [`key`] keeps a document.
+const ORDERED: &str = "document";
+
+/// A value of `_id` or of a cursor as it is kept in positions. JSON objects have no order, but documents that are compared do: they are
+/// kept as text.
+///
+/// # Errors
+/// As [`text`].
+pub(crate) fn key(value: RawBsonRef<'_>) -> Result<Json> {
+    match value {
+        RawBsonRef::Document(document) => Ok(serde_json::json!({ ORDERED: self::document(document)? })),
+        value => json(value),
+    }
+}
+
+/// A token as it is kept in positions.
 ///
 /// # Errors
 /// As [`text`].
@@ -58,11 +73,14 @@ pub(crate) fn json(value: RawBsonRef<'_>) -> Result<Json> {
 /// # Errors
 /// `CheckpointInvalid` where it is none.
 pub(crate) fn value(json: &Json) -> Result<Bson> {
-    Bson::try_from(json.clone()).map_err(|e| {
+    let invalid = || {
         Error::new(ErrorKind::CheckpointInvalid, "a stored value is no extended JSON")
             .hint("`ingest state reset` forgets the position, then the stream is loaded again")
-            .caused_by(e)
-    })
+    };
+    match json.get(ORDERED).and_then(Json::as_str) {
+        Some(text) => serde_json::from_str(text).map_err(|e| invalid().caused_by(e)),
+        None => Bson::try_from(json.clone()).map_err(|e| invalid().caused_by(e)),
+    }
 }
 
 /// A document in a configuration: `where` of a stream.
@@ -74,8 +92,7 @@ pub(crate) fn filter(text: &str) -> Result<Document> {
         Error::config("`where` is no query in extended JSON")
             .hint(r#"write e.g. where: '{"status": "paid", "total": {"$gte": 10}}'"#)
     };
-    let json: Json = serde_json::from_str(text).map_err(|e| wrong().caused_by(e))?;
-    match Bson::try_from(json) {
+    match serde_json::from_str(text) {
         Ok(Bson::Document(document)) => Ok(document),
         Ok(_) => Err(wrong()),
         Err(e) => Err(wrong().caused_by(e)),
@@ -102,6 +119,16 @@ fn write(value: RawBsonRef<'_>, out: &mut Vec<u8>, level: usize) -> Result<()> {
             out.extend_from_slice(b"{\"$date\":");
             wrapped("$numberLong", &time.timestamp_millis().to_string(), out);
             out.push(b'}');
+        }
+        RawBsonRef::Timestamp(Timestamp { time, increment }) => {
+            out.extend_from_slice(format!(r#"{{"$timestamp":{{"t":{time},"i":{increment}}}}}"#).as_bytes());
+        }
+        RawBsonRef::RegularExpression(regex) => {
+            out.extend_from_slice(br#"{"$regularExpression":{"pattern":"#);
+            string(regex.pattern.as_str(), out)?;
+            out.extend_from_slice(br#","options":"#);
+            string(regex.options.as_str(), out)?;
+            out.extend_from_slice(b"}}");
         }
         // The rare ones.
         other => {
@@ -169,7 +196,7 @@ mod tests {
     use bson::oid::ObjectId;
     use bson::raw::RawDocumentBuf;
     use bson::spec::BinarySubtype;
-    use bson::{Binary, DateTime, Decimal128, JavaScriptCodeWithScope, Regex, Timestamp, doc};
+    use bson::{Binary, DateTime, Decimal128, JavaScriptCodeWithScope, Regex, doc};
 
     use super::*;
 
@@ -193,7 +220,14 @@ mod tests {
             "scoped": JavaScriptCodeWithScope { code: "g()".into(), scope: doc! { "x": 1_i64 } },
         };
         let written = json(RawBsonRef::Document(&raw(&all))).expect("readable");
-        assert_eq!(value(&written).expect("extended JSON"), Bson::Document(all));
+        assert_eq!(value(&written).expect("extended JSON"), Bson::Document(all.clone()));
+        // As a key, in its order too.
+        let kept = key(RawBsonRef::Document(&raw(&all))).expect("readable");
+        let read = value(&kept).expect("extended JSON");
+        assert_eq!(
+            bson::serialize_to_vec(&doc! { "k": read }).expect("BSON"),
+            bson::serialize_to_vec(&doc! { "k": all }).expect("BSON")
+        );
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Reader<'_> {
     async fn flush(&mut self, out: &mut Out<'_, Position>) -> Result<()> {
         self.give(out).await?;
         if let Some(last) = self.full.take().filter(|last| can_follow(last.as_raw_bson_ref())) {
-            out.mark(&Position::Upto(extended::json(last.as_raw_bson_ref())?)).await?;
+            out.mark(&Position::Upto(extended::key(last.as_raw_bson_ref())?)).await?;
         }
         Ok(())
     }

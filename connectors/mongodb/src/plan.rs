@@ -206,7 +206,7 @@ impl Planner<'_> {
                 let Some(id) = document.get(ID).map_err(extended::unreadable)? else { continue };
                 let place = Class::of(id).and_then(|class| classes.iter().position(|known| *known == class));
                 if let Some(place) = place.filter(|_| can_follow(id)) {
-                    let cut = extended::json(id)?;
+                    let cut = extended::key(id)?;
                     if cuts[place].last() != Some(&cut) {
                         cuts[place].push(cut);
                     }

@@ -125,5 +125,5 @@ impl Fields {
 /// The value of a field in the first document of a short answer.
 pub(crate) fn value_of(found: &[RawDocumentBuf], field: &str) -> Result<Option<ingest_core::Json>> {
     let Some(document) = found.first() else { return Ok(None) };
-    document.get(field).map_err(extended::unreadable)?.map(extended::json).transpose()
+    document.get(field).map_err(extended::unreadable)?.map(extended::key).transpose()
 }

@@ -91,7 +91,10 @@ async fn the_connector_passes_the_conformance_suite() {
             async move { rows(&reader, &stream).await }
         })
         .change(change);
-    if shop.server.genuine {
+    if !shop.server.genuine {
+        subject = subject
+            .skip("D03", "the counterpart has no change streams; they are in changes.rs, on a scripted stand-in");
+    } else {
         subject = subject.skip("F07", "the oplog of somebody's server is left alone; a lost one is in changes.rs");
     }
     let report = conformance::run(subject).await;

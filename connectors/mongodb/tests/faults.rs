@@ -45,7 +45,7 @@ async fn errors_of_a_server_keep_their_kind_on_a_stand_in() {
 async fn a_silent_server_is_given_up_on_a_stand_in() {
     let server = MongoScript::start().await;
     server.state().insert("shop", "t", doc! { "_id": 1_i64 });
-    let config = json!({"uri": server.uri(), "database": "shop", "timeout": "300ms", "connect_timeout": "300ms"});
+    let config = json!({"uri": server.uri(), "database": "shop", "timeout": "1s", "connect_timeout": "3s"});
     let source = open(config).await.expect("a valid configuration");
     server.state().fault("find", Fault::Silence);
     let error = fails(source.schema(&Selection::default()).await);
@@ -59,7 +59,7 @@ async fn certificates_are_checked_unless_that_is_switched_off() {
     let Some(ferret) = Ferret::start(Some(&authority)).await else { return };
     let uri = format!("mongodb://localhost:{}/?directConnection=true", ferret.tls_port);
     let config = |more: serde_json::Value| {
-        let mut config = json!({"uri": uri, "database": "t", "connect_timeout": "3s"});
+        let mut config = json!({"uri": uri, "database": "t", "connect_timeout": "4s"});
         config.as_object_mut().expect("an object").extend(more.as_object().expect("fields").clone());
         config
     };

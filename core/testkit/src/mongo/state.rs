@@ -117,7 +117,8 @@ impl State {
         }
     }
 
-    /// The next command of this name goes wrong so; then the one after it, in the order of the script.
+    /// The next command of this name goes wrong so; then the one after it, in the order of the script. `changes` is a `getMore` of a
+    /// change stream.
     pub fn fault(&mut self, command: &str, fault: Fault) {
         self.fault_after(command, 0, fault);
     }
@@ -250,7 +251,9 @@ impl State {
     pub(super) fn answer(&mut self, command: &Document) -> Answer {
         let name = name(command);
         self.commands.push(command.clone());
-        match self.next_fault(&name) {
+        let more = if name == "getMore" { command.get("getMore").and_then(number) } else { None };
+        let of_changes = more.is_some_and(|id| matches!(self.cursors.get(&id), Some(Cursor::Stream(_))));
+        match self.next_fault(if of_changes { "changes" } else { &name }) {
             Some(Fault::Close) => return Answer::Close,
             Some(Fault::Silence) => return Answer::Silence,
             Some(Fault::Error { code, name, labels }) => return Answer::Document(refused(code, &name, &labels)),
