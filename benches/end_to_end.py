@@ -6,56 +6,27 @@ usage: end_to_end.py PROGRAM lineitem|tables|start|memory
 import json
 import os
 import pathlib
-import pwd
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-BIN = pathlib.Path(os.environ.get("INGEST_TEST_POSTGRES_BIN", "/usr/lib/postgresql/15/bin"))
+from postgres import PostgreSQL
+
 PROGRAM = os.path.abspath(sys.argv[1])
 RUNS = int(os.environ.get("RUNS", "3"))
 
 
-class Server:
-    """A private PostgreSQL on loopback."""
-
-    def __init__(self, settings):
-        self.folder = tempfile.mkdtemp(prefix="ingest-bench-")
-        self.user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
-        if self.user:
-            os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
-        self.data = f"{self.folder}/data"
-        self.call("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        with open(f"{self.data}/postgresql.conf", "a") as file:
-            file.write(f"listen_addresses='127.0.0.1'\nport={self.port}\nunix_socket_directories='{self.folder}'\n")
-            file.write("fsync=off\nsynchronous_commit=off\nfull_page_writes=off\nmax_wal_size=8GB\n" + settings)
-        self.call("pg_ctl", "-D", self.data, "-l", f"{self.folder}/log", "-w", "start")
-
-    def call(self, name, *arguments):
-        command = [str(BIN / name), *arguments]
-        extra = {"user": self.user.pw_uid, "group": self.user.pw_gid} if self.user else {}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **extra)
-
-    def sql(self, text):
-        psql = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1"]
-        return subprocess.run(psql, input=text, check=True, text=True, capture_output=True).stdout
+class Server(PostgreSQL):
+    """The server, and what is the least that reading it takes."""
 
     def copy(self, *tables):
         """COPY BINARY to nowhere, one connection."""
         commands = [f"\\copy {table} to /dev/null (format binary)" for table in tables]
-        psql = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-qX"]
+        psql = [*self.psql, "-qX"]
         return measure(psql, input="\n".join(commands))
-
-    def stop(self):
-        self.call("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
-        shutil.rmtree(self.folder)
 
 
 def measure(command, cwd=None, input=None):
