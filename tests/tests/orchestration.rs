@@ -123,6 +123,59 @@ async fn a_stand_in_of_dagsters_pipes_hears_of_tables_and_checks() {
     assert!(project.good(&["run", "--source", "files", "--progress", "off"]).stderr.contains("Dagster"));
 }
 
+/// Runs a state machine over what is new; gives how it ended and how often each slice was tried.
+async fn state_machine(project: &Project, machine: &str, doomed: Option<&str>) -> Option<Value> {
+    let script = include_str!("../orchestration/step_functions.py");
+    let machine = top().join("examples/orchestration/step-functions").join(machine).display().to_string();
+    let (program, folder) = (crate::cli::program().display().to_string(), project.folder.path().display().to_string());
+    let mut words = vec![machine.as_str(), &program, &folder, "orders", "4"];
+    words.extend(doomed);
+    let said = python::run("python", script, &words, &[]).await?;
+    Some(serde_json::from_str(said.lines().last().expect("a line")).expect("JSON"))
+}
+
+#[tokio::test]
+async fn the_state_machines_try_killed_slices_again_and_name_the_missing_on_motos_interpreter() {
+    let configuration = "sources:\n  shop: {connector: files, path: ./data, files: {orders: {path: \"*.csv\"}}}\n";
+    let mut project = Project::new(configuration);
+    let mut files: i64 = 0;
+    let mut four_more = |mut project: Project| {
+        // A slice of files is a megabyte at least.
+        let filler = "x".repeat(1_000);
+        for file in files..files + 4 {
+            let lines: String = (file * 1_100..(file + 1) * 1_100).map(|id| format!("{id},{filler}\n")).collect();
+            project = project.file(&format!("data/{file:04}.csv"), &format!("id,text\n{lines}"));
+        }
+        files += 4;
+        (project, files * 1_100)
+    };
+    let held = async |project: &Project, rows: i64, context: &str| {
+        if let Some(found) = crate::survive::counts(project, "shop/orders", "id").await {
+            crate::survive::assert_exactly(&found, 0..rows, context);
+        }
+    };
+    let twice = json!({"0": 2, "1": 2, "2": 2, "3": 2});
+    for machine in ["map.asl.json", "load.asl.json"] {
+        let rows;
+        (project, rows) = four_more(project);
+        let Some(ended) = state_machine(&project, machine, None).await else { return };
+        assert_eq!((&ended["status"], &ended["tries"]), (&json!("SUCCEEDED"), &twice), "{machine}: {ended}");
+        held(&project, rows, machine).await;
+    }
+    // A slice that fails for good: the others are staged, nothing shows, and the next execution goes on with the same plan.
+    for machine in ["map.asl.json", "load.asl.json"] {
+        let rows;
+        (project, rows) = four_more(project);
+        let ended = state_machine(&project, machine, Some("1")).await.expect("not skipped before");
+        assert_eq!((&ended["status"], &ended["tries"]["1"]), (&json!("FAILED"), &json!(5)), "{machine}: {ended}");
+        held(&project, rows - 4 * 1_100, machine).await;
+        let ended = state_machine(&project, machine, None).await.expect("not skipped before");
+        let tries = json!({"0": 1, "1": 2, "2": 1, "3": 1});
+        assert_eq!((&ended["status"], &ended["tries"]), (&json!("SUCCEEDED"), &tries), "{machine}: {ended}");
+        held(&project, rows, machine).await;
+    }
+}
+
 /// The airflow package's handling of processes, which needs no Airflow; `integrations/airflow/tests/run.sh` is the rest.
 #[test]
 fn the_airflow_package_hears_and_ends_its_processes() {
