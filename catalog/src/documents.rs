@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use ingest_core::{Error, ErrorKind, Json, Result};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -111,6 +111,21 @@ impl Documents {
         let listed = listed.map_err(|e| store_error("cannot list documents", folder, e))?;
         let mut names: Vec<String> =
             listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// As [`Documents::list`], without the names up to `after`: what came before is not listed where names begin with a time.
+    pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<String>> {
+        let (prefix, offset) = (location(folder)?, location(&format!("{folder}/{after}"))?);
+        let listed: Vec<_> = self
+            .store
+            .list_with_offset(Some(&prefix), &offset)
+            .try_collect()
+            .await
+            .map_err(|e| store_error("cannot list documents", folder, e))?;
+        let name = |object: &ObjectMeta| object.location.filename()?.strip_suffix(".json").map(str::to_owned);
+        let mut names: Vec<String> = listed.iter().filter_map(name).collect();
         names.sort_unstable();
         Ok(names)
     }

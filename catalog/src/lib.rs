@@ -40,7 +40,7 @@ pub use limit::Limits;
 pub use part::PartDocument;
 pub use plan::{Parts, PlanDocument, PlannedStream, plan_path};
 pub use ranges::Ranges;
-pub use run::{RunDocument, RunStream, find_runs, list_runs, run_path};
+pub use run::{RunDocument, RunStream, find_runs, find_runs_since, list_runs, run_path};
 pub use schedule::{Ended, ScheduleDocument, Taken};
 pub use stream::{CURSOR, ColumnDocument, MASK_KEY, StreamDocument, latest_stream, record_stream};
 pub use verified::{Compared, ComparedColumn, VerifiedStream, VerifyDocument};

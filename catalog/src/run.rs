@@ -76,9 +76,18 @@ pub async fn list_runs(documents: &Documents, limit: usize) -> Result<Vec<RunDoc
 
 /// All documents of a run: more than one where a run was made again under the same id.
 pub async fn find_runs(documents: &Documents, run_id: &str) -> Result<Vec<RunDocument>> {
+    among(documents, documents.list("_ingest/runs").await?, run_id).await
+}
+
+/// As [`find_runs`], of those that began at `since` (microseconds UTC) or later: the whole history is not listed.
+pub async fn find_runs_since(documents: &Documents, since: i64, run_id: &str) -> Result<Vec<RunDocument>> {
+    among(documents, documents.list_after("_ingest/runs", &format!("{since:020}")).await?, run_id).await
+}
+
+async fn among(documents: &Documents, names: Vec<String>, run_id: &str) -> Result<Vec<RunDocument>> {
     let end = format!("-{}", ingest_core::table_name(run_id));
     let mut runs = Vec::new();
-    for name in documents.list("_ingest/runs").await?.iter().filter(|name| name.ends_with(&end)) {
+    for name in names.iter().filter(|name| name.ends_with(&end)) {
         let document: Option<RunDocument> = documents.get(&format!("_ingest/runs/{name}.json")).await?;
         runs.extend(document.filter(|document| document.run_id == run_id));
     }

@@ -26,6 +26,9 @@ pub struct ScheduleDocument {
     /// The due time that ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// The latest due time whose run succeeded: what the source held then is in the lake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeded: Option<i64>,
 }
 
 /// A due time that was taken.
@@ -63,6 +66,7 @@ impl ScheduleDocument {
             settled: now,
             taken: None,
             ended: None,
+            succeeded: None,
         }
     }
 

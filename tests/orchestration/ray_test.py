@@ -50,13 +50,14 @@ class Node:
     """One node, which goes on until it is killed."""
 
     def __init__(self, folder, *words):
-        self.log = open(folder / f"node-{len(words)}.log", "w+", encoding="utf-8")
+        self.log = folder / f"node-{len(words)}.log"
         command = [BIN / "ray", "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", *words]
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_DISABLE_IMPORT_WARNING": "1"}
-        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def said(self):
-        return Path(self.log.name).read_text(encoding="utf-8")
+        return self.log.read_text(encoding="utf-8")
 
     def kill(self):
         """As a machine that loses its power: everything at once, without a word."""
@@ -109,10 +110,11 @@ class OnTwoNodes(unittest.TestCase):
     def test_a_node_that_dies_costs_what_it_was_reading_and_nothing_else(self):
         command = [BIN / "python", TOP / "examples/orchestration/ray/load.py", "--address", self.address, "--source", "db"]
         command += ["--select", "public.orders", "--slices", str(SLICES), "--program", PROGRAM, "--folder", self.folder]
-        errors = open(self.folder / "driver.log", "w+", encoding="utf-8")
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder)
+        errors = self.folder / "driver.log"
+        with errors.open("w") as log:
+            driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.folder)
         self.addCleanup(driver.kill)
-        complain = lambda: Path(errors.name).read_text(encoding="utf-8")[-4000:]
+        complain = lambda: errors.read_text(encoding="utf-8")[-4000:]
         parts = self.folder / "lake/_ingest/parts"
 
         def in_mid_run():

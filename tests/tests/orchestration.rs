@@ -1,6 +1,6 @@
 //! Who starts runs: `ingest serve`, and what orchestrators are given.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -77,6 +77,43 @@ fn a_server_runs_what_is_due_and_another_waits_until_it_is_gone() {
     assert_eq!(wait(&mut second, Duration::from_secs(30)).0, 0);
     let rows = project.json(&["show", "files.orders"]);
     assert_eq!(rows.as_array().map(Vec::len), Some(1), "each due time was run for, and nothing came twice");
+}
+
+#[test]
+fn a_server_answers_prometheus_with_runs_rows_and_lag() {
+    let project = Project::new("sources:\n  files: {path: ./data, schedule: realtime}\n")
+        .file("data/orders.csv", "id,total\n1,9.50\n2,3.10\n");
+    let mut child = project
+        .command(&["serve", "--metrics", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("UTF-8"));
+    let first = said.next().expect("a line");
+    let address = first.strip_prefix("metrics: http://").and_then(|rest| rest.strip_suffix("/metrics")).expect(&first);
+    assert!(address.starts_with("127.0.0.1:"), "a port alone is one of this machine: {address}");
+    assert!(said.any(|line| line.ends_with("ended with 0")), "a run ends");
+    let mut client = std::net::TcpStream::connect(address).expect("reached");
+    client.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
+    let page = crate::cli::rest(client);
+    let labels = "job=\"files\",source=\"files\"";
+    for line in [
+        "HTTP/1.1 200 OK\r".to_owned(),
+        "ingest_leader 1".to_owned(),
+        format!("ingest_rows_total{{{labels},kind=\"written\"}} 2"),
+        format!("ingest_consecutive_failures{{{labels}}} 0"),
+    ] {
+        assert!(page.split('\n').any(|found| found == line), "{line} is missing: {page}");
+    }
+    let succeeded = format!("ingest_runs_total{{{labels},outcome=\"succeeded\"}} ");
+    assert!(page.contains(&succeeded) && !page.contains(&format!("{succeeded}0")), "{page}");
+    assert!(page.contains(&format!("ingest_source_lag_seconds{{{labels}}} ")), "{page}");
+    // A port that is taken is said so, before anything runs.
+    let taken = project.run(&["serve", "--metrics", address]);
+    assert!(taken.code == Some(2) && taken.stderr.contains("hint:"), "{taken:?}");
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(30)).0, 0);
 }
 
 /// What `PipesSubprocessClient` of Dagster gives a process, made by its encoding: base64 of zlib of JSON.

@@ -1,6 +1,7 @@
 //! `ingest serve`: schedules.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::DateTime;
 use clap::ValueEnum;
+use ingest_catalog::{Documents, find_runs_since};
 use ingest_core::{CancellationToken, Clock, Error, Result, SystemClock};
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::App;
@@ -17,11 +20,14 @@ use super::args::{Global, ServeArgs};
 use super::output::{Outcome, Stop, note, print, print_json, print_problems, safe};
 use super::table::Table;
 use crate::config::Config;
-use crate::serve::{Job, Server, Start, Told, Worker, jobs};
+use crate::serve::{Job, Metrics, Server, Start, Told, Worker, answer, jobs};
 use crate::session::Lake;
 
 /// A run that was told to stop has this long.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// The history of a run is read for the metrics within this time, or not at all.
+const HISTORY: Duration = Duration::from_secs(30);
 
 /// Runs the verb.
 pub fn run(app: &App, args: &ServeArgs) -> Outcome {
@@ -77,28 +83,58 @@ async fn serve(
     let (sender, receiver) = watch::channel(Arc::new(scheduled));
     let program = std::env::current_exe()
         .map_err(|error| Error::unexpected("this program does not know where it is").caused_by(error))?;
+    let metrics = Arc::new(Metrics::default());
+    let listener = match args.metrics {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let counted = Arc::clone(&metrics);
     let server = Server {
-        documents: lake.documents,
+        documents: lake.documents.clone(),
         clock: Arc::new(SystemClock),
         worker: Arc::new(Program {
             program: program.into(),
             common: common(&app.global),
             progress: word(args.progress),
+            history: listener.is_some().then(|| (lake.documents, Arc::clone(&metrics))),
         }),
         id: uuid::Uuid::now_v7().simple().to_string(),
         at_once: usize::from(args.at_once),
         jobs: receiver,
-        tell: Arc::new(tell),
+        tell: Arc::new(move |told: &Told<'_>| {
+            counted.told(told, SystemClock.now_micros());
+            tell(told);
+        }),
     };
     let mut hangups = hangups()?;
+    let page = async {
+        match listener {
+            Some(listener) => answer(listener, move || metrics.render(SystemClock.now_micros())).await,
+            None => std::future::pending().await,
+        }
+    };
     let serving = server.serve(cancel);
-    tokio::pin!(serving);
+    tokio::pin!(serving, page);
     loop {
         tokio::select! {
             () = &mut serving => return Ok(0),
             _ = hangups.recv() => reload(app, config, &sender),
+            never = &mut page => match never {},
         }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let failed = |error: std::io::Error| {
+        Error::config("cannot listen for requests of the metrics")
+            .with("address", address)
+            .caused_by(error)
+            .hint("give `--metrics` a port that is free; 0 takes any")
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    note(&format!("metrics: http://{bound}/metrics"));
+    Ok(listener)
 }
 
 fn hangups() -> Result<tokio::signal::unix::Signal> {
@@ -154,6 +190,7 @@ fn tell(told: &Told<'_>) {
     let now = time(SystemClock.now_micros());
     let line = match told {
         Told::Leads(true) => "this server leads".to_owned(),
+        Told::Jobs(_) => return,
         Told::Leads(false) => "another server leads; this one waits".to_owned(),
         Told::Started(start) => format!("{}: due {}, run {} started", safe(&start.job.id), time(start.due), start.run),
         Told::Ended(start, code) => {
@@ -170,22 +207,40 @@ struct Program {
     program: OsString,
     common: Vec<OsString>,
     progress: String,
+    /// Where runs leave their figures, and where they are counted.
+    history: Option<(Documents, Arc<Metrics>)>,
 }
 
 #[async_trait]
 impl Worker for Program {
     async fn run(&self, start: &Start, stop: CancellationToken) -> u8 {
-        match self.process(start, stop).await {
+        let since = SystemClock.now_micros();
+        let code = match self.process(start, stop).await {
             Ok(code) => code,
             Err(error) => {
                 tell(&Told::Trouble(&error));
                 error.kind().exit_code()
             }
+        };
+        match tokio::time::timeout(HISTORY, self.count(start, since)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, run = start.run, "the figures of a run are not counted"),
+            Err(_) => tracing::warn!(run = start.run, "the figures of a run are not counted: the lake does not answer"),
         }
+        code
     }
 }
 
 impl Program {
+    async fn count(&self, start: &Start, since: i64) -> Result<()> {
+        if let Some((documents, metrics)) = &self.history {
+            for run in find_runs_since(documents, since, &start.run).await? {
+                metrics.ran(&start.job, &run);
+            }
+        }
+        Ok(())
+    }
+
     async fn process(&self, start: &Start, stop: CancellationToken) -> Result<u8> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(&self.common).args(["run", "--source", &start.job.source, "--run-id", &start.run]);

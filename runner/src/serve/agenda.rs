@@ -169,6 +169,9 @@ impl Agenda {
         Some(entry.next(server, |document| {
             document.settled = taken.due;
             document.taken = None;
+            if code == 0 {
+                document.succeeded = Some(taken.due);
+            }
             document.ended = Some(Ended { due: taken.due, run: Some(taken.run), exit_code: Some(code), at: now });
         }))
     }

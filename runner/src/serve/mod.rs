@@ -5,6 +5,7 @@
 //! | `timing` | cron expressions and words, in time zones |
 //! | `job` | what the configuration says is run together |
 //! | `agenda` | what is due now, decided without doing anything |
+//! | `metrics` | what a server counts, as Prometheus reads it |
 //! | this one | the lease of the leader, the documents, the runs |
 //!
 //! All state is in the lake: `_ingest/schedules/…`. A due time is *taken* by a document before its run starts and *settled* by
@@ -13,6 +14,7 @@
 
 mod agenda;
 mod job;
+mod metrics;
 mod timing;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 
 pub use agenda::{Agenda, Step};
 pub use job::{Job, jobs};
+pub use metrics::{Metrics, answer};
 pub use timing::Timing;
 
 /// A server that does not lead asks so often whether it may.
@@ -60,6 +63,8 @@ pub trait Worker: Send + Sync + 'static {
 pub enum Told<'a> {
     /// It leads now, or waits while another one does.
     Leads(bool),
+    /// The jobs of the configuration, from now on, each with the latest due time whose run succeeded.
+    Jobs(&'a [(&'a Job, Option<i64>)]),
     /// A job was started.
     Started(&'a Start),
     /// A run has ended.
@@ -204,6 +209,9 @@ impl Lead {
             self.agenda.put(job.clone(), document);
         }
         self.agenda.keep(&jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>());
+        let known: Vec<_> = jobs.iter().filter_map(|job| self.agenda.get(&job.id)).collect();
+        let known: Vec<_> = known.iter().map(|(job, document)| (*job, document.succeeded)).collect();
+        (server.tell)(&Told::Jobs(&known));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What each verb takes.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -285,6 +286,9 @@ pub struct ServeArgs {
     /// How the progress of runs is shown
     #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "off", hide_env = true)]
     pub progress: ProgressMode,
+    /// Answer Prometheus at http://ADDRESS/metrics: a port alone is one of 127.0.0.1; no password is asked
+    #[arg(long, env = "INGEST_METRICS", value_name = "[ADDRESS:]PORT", value_parser = address, hide_env = true)]
+    pub metrics: Option<SocketAddr>,
     /// Print the jobs and when they are due next, and end
     #[arg(long, env = "INGEST_DRY_RUN", hide_env = true)]
     pub dry_run: bool,
@@ -506,6 +510,13 @@ pub enum ConfigVerb {
         #[arg(long, env = "INGEST_EVENTS", hide_env = true)]
         events: bool,
     },
+}
+
+/// An address to listen at; a port alone is one of this machine.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    port.or_else(|_| text.parse())
+        .map_err(|_| "wanted is a port, e.g. 9464, or an address with one, e.g. 10.0.0.5:9464".into())
 }
 
 /// A span of time as people write it, and not nothing.
