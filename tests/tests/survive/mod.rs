@@ -3,6 +3,7 @@
 //!
 //! `INGEST_TEST_KILLS=1000` sets the number of random kills of each loop (default 25).
 
+mod bucket;
 mod files;
 mod keyed;
 mod parts;
