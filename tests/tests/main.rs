@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod against;
 mod bad_input;
 mod changes;
 mod cli;
 mod events;
+mod file_servers;
 mod forget;
 mod intervals;
 mod late_rows;
@@ -15,7 +17,9 @@ mod network;
 mod orchestration;
 mod policies;
 mod rest;
+mod salesforce;
 mod sample_database;
+mod shopify;
 mod stripe;
 mod structure;
 mod survive;
