@@ -44,6 +44,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_shopify::Shopify>();
         #[cfg(feature = "stripe")]
         let registry = registry.with::<ingest_connector_stripe::Stripe>();
+        #[cfg(feature = "webhooks")]
+        let registry = registry.with::<ingest_connector_webhooks::Webhooks>();
         registry
     }
 

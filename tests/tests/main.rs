@@ -25,4 +25,5 @@ mod structure;
 mod survive;
 mod sweeps;
 mod verify;
+mod webhooks;
 mod workspace;

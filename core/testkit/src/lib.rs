@@ -24,6 +24,7 @@
 //! | [`s3`] | an S3 server |
 //! | [`salesforce`] | a stand-in for Salesforce |
 //! | [`shopify`] | a stand-in for Shopify |
+//! | [`signers`] | signatures of webhooks, by the libraries of those who send them |
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
 //! | [`sshd`] | an OpenSSH server with SFTP |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
@@ -51,6 +52,7 @@ pub mod reading;
 pub mod s3;
 pub mod salesforce;
 pub mod shopify;
+pub mod signers;
 pub mod source;
 pub mod sshd;
 pub mod stand_in;

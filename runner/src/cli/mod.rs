@@ -19,6 +19,7 @@ mod plan;
 mod preview;
 mod progress;
 mod quarantine;
+mod receive;
 mod refused;
 mod render;
 mod reveal;

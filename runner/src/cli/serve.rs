@@ -1,4 +1,4 @@
-//! `ingest serve`: schedules.
+//! `ingest serve`: schedules, and webhooks that are received meanwhile.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::App;
 use super::args::{Global, ServeArgs};
 use super::output::{Outcome, Stop, note, print, print_json, print_problems, safe};
+use super::receive::{self, Receiving};
 use super::table::Table;
 use crate::config::Config;
 use crate::serve::{Job, Metrics, Server, Start, Told, Worker, answer, jobs};
@@ -36,8 +37,8 @@ pub fn run(app: &App, args: &ServeArgs) -> Outcome {
     if args.dry_run {
         return show(app, &scheduled);
     }
-    if scheduled.is_empty() {
-        return Err(Error::config("no source has a schedule")
+    if scheduled.is_empty() && receive::sources(&config).next().is_none() {
+        return Err(Error::config("no source has a schedule, and none receives webhooks")
             .hint("write e.g. `schedule: hourly` under a source or one of its streams")
             .into());
     }
@@ -106,6 +107,7 @@ async fn serve(
             tell(told);
         }),
     };
+    let receiving = Receiving::start(config, &args.listen, &cancel).await?;
     let mut hangups = hangups()?;
     let page = async {
         match listener {
@@ -117,11 +119,13 @@ async fn serve(
     tokio::pin!(serving, page);
     loop {
         tokio::select! {
-            () = &mut serving => return Ok(0),
-            _ = hangups.recv() => reload(app, config, &sender),
+            () = &mut serving => break,
+            _ = hangups.recv() => reload(app, config, &sender, &receiving),
             never = &mut page => match never {},
         }
     }
+    receiving.end().await?;
+    Ok(0)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -143,12 +147,15 @@ fn hangups() -> Result<tokio::signal::unix::Signal> {
 }
 
 /// Takes a new configuration over; one that is wrong is refused, and the old one holds.
-fn reload(app: &App, before: &Config, jobs_now: &watch::Sender<Arc<Vec<Job>>>) {
+fn reload(app: &App, before: &Config, jobs_now: &watch::Sender<Arc<Vec<Job>>>, receiving: &Receiving) {
     match app.load_lake() {
         Ok(config) if config.lake.url != before.lake.url => {
             note("the configuration names another lake: the one before holds; start `ingest serve` again for it");
         }
         Ok(config) => {
+            if let Err(error) = receiving.reload(&config) {
+                return tell(&Told::Trouble(&error));
+            }
             let scheduled = jobs(&config);
             note(&format!("the configuration was read again: {} jobs", scheduled.len()));
             jobs_now.send_replace(Arc::new(scheduled));

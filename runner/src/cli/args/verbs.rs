@@ -283,6 +283,10 @@ pub struct ServeArgs {
     #[arg(long, env = "INGEST_AT_ONCE", value_name = "N", default_value_t = 4, hide_env = true,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub at_once: u16,
+    /// Where deliveries of webhooks are taken, for sources of the connector `webhooks`: POST /webhooks/SOURCE. Plain HTTP, to
+    /// stand behind what ends TLS
+    #[arg(long, env = "INGEST_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", hide_env = true)]
+    pub listen: String,
     /// How the progress of runs is shown
     #[arg(long, env = "INGEST_PROGRESS", value_name = "HOW", default_value = "off", hide_env = true)]
     pub progress: ProgressMode,
