@@ -2,6 +2,7 @@
 
 mod conformance;
 mod damage;
+mod fields;
 mod formats;
 mod incremental;
 mod objects;

@@ -7,6 +7,7 @@ use ingest_core::JsonSchema;
 use ingest_core::config::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::formats::fixed::Place;
 use crate::patterns::{Marker, Patterns};
 use crate::types::ColumnType;
 
@@ -40,6 +41,12 @@ pub struct FileStream {
     /// array gives its elements; an object gives the array in its only member, or in the only one of its members named
     /// data, items, records, results, rows or value; else it is one record.
     pub records: Option<String>,
+    /// Where the columns of each line are (fixed): `{id: 1-8, name: 9-38, note: 39-}`, counted in characters from 1.
+    pub positions: BTreeMap<String, String>,
+    /// The sheet (excel), by its name, or by its number from 1. Default: the first.
+    pub sheet: Option<String>,
+    /// Lines, or rows of the sheet, before the header or the first record (fixed, excel). Default: 0.
+    pub skip: u64,
     /// Globs of files that are left out, relative to the root.
     pub exclude: Vec<String>,
     /// A file counts once another one beside it says that it is whole: `{name}.done` (`a.csv.done`), `{stem}.ctl` (`a.ctl`)
@@ -67,6 +74,9 @@ impl Default for FileStream {
             null_values: vec![String::new()],
             compression: Compression::Auto,
             records: None,
+            positions: BTreeMap::new(),
+            sheet: None,
+            skip: 0,
             exclude: Vec::new(),
             marker: None,
             settle: None,
@@ -92,6 +102,10 @@ pub enum Format {
     Parquet,
     /// Avro object container files.
     Avro,
+    /// Text whose fields stand at fixed `positions` of each line.
+    Fixed,
+    /// A `sheet` of an Excel workbook (`.xlsx`, `.xlsm`).
+    Excel,
 }
 
 impl Format {
@@ -106,6 +120,7 @@ impl Format {
             "ndjson" | "jsonl" | "jsonlines" => Some(Self::Ndjson),
             "parquet" | "pq" => Some(Self::Parquet),
             "avro" => Some(Self::Avro),
+            "xlsx" | "xlsm" => Some(Self::Excel),
             _ => None,
         }
     }
@@ -229,6 +244,9 @@ pub struct StreamOptions {
     pub(crate) null_values: Vec<String>,
     pub(crate) compression: Compression,
     pub(crate) records: Option<Vec<String>>,
+    pub(crate) positions: Vec<Place>,
+    pub(crate) sheet: Option<String>,
+    pub(crate) skip: u64,
     pub(crate) settle: Span,
     pub(crate) on_change: OnChange,
     pub(crate) sample_bytes: u64,
@@ -288,6 +306,7 @@ impl FileStream {
             let path = path.trim_start_matches('$').trim_matches('.').trim_end_matches("[*]");
             path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect()
         });
+        let positions = self.places(format, &mut wrong);
         match (patterns, format, wrong.is_empty()) {
             (Some(patterns), Some(format), true) => Ok(StreamOptions {
                 name: name.to_owned(),
@@ -301,12 +320,41 @@ impl FileStream {
                 null_values: self.null_values.clone(),
                 compression: self.compression,
                 records,
+                positions,
+                sheet: self.sheet.clone(),
+                skip: self.skip,
                 settle: self.settle.unwrap_or(defaults.settle),
                 on_change: self.on_change,
                 sample_bytes: self.sample_bytes.0.clamp(4 << 10, 256 << 20),
             }),
             _ => Err(wrong),
         }
+    }
+
+    /// The places of the columns in the order of a line, and what is said of formats that this one is not.
+    fn places(&self, format: Option<Format>, wrong: &mut Vec<String>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (name, text) in &self.positions {
+            match Place::parse(name, text) {
+                Ok(place) => places.push(place),
+                Err(problem) => wrong.push(format!("positions.{name}: {problem}")),
+            }
+        }
+        places.sort_by_key(|place| *place.range.start());
+        let own = [
+            ("positions", !self.positions.is_empty(), format == Some(Format::Fixed)),
+            ("sheet", self.sheet.is_some(), format == Some(Format::Excel)),
+            ("skip", self.skip > 0, matches!(format, Some(Format::Fixed | Format::Excel))),
+        ];
+        wrong.extend(own.into_iter().filter(|(_, given, fits)| *given && !fits).map(|(key, ..)| match key {
+            "positions" => "positions: is for `format: fixed`".to_owned(),
+            "sheet" => "sheet: is for `format: excel`".to_owned(),
+            key => format!("{key}: is for `format: fixed` and `excel`"),
+        }));
+        if format == Some(Format::Fixed) && self.positions.is_empty() {
+            wrong.push("positions: is missing; write e.g. {id: 1-8, name: 9-38}".to_owned());
+        }
+        places
     }
 }
 

@@ -178,6 +178,7 @@ fn one(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Col
         Format::Json => formats::json::sample_document(reading, options, limits),
         Format::Parquet => formats::parquet::schema(reading).map(|schema| Columns::of_schema(&schema)),
         Format::Avro => formats::avro::schema(reading, options, limits).map(|schema| Columns::of_schema(&schema)),
+        Format::Fixed | Format::Excel => formats::sample_records(reading, options, limits),
     }
 }
 

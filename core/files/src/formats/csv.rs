@@ -269,7 +269,7 @@ impl Buffer {
 
 /// Names without doubles, also not by case: an empty one becomes `column_3`, the second `id` becomes `id_2`. True when
 /// something had to be changed.
-fn unique_names(names: Vec<String>) -> (Vec<String>, bool) {
+pub(super) fn unique_names(names: Vec<String>) -> (Vec<String>, bool) {
     let mut taken: HashSet<String> = HashSet::new();
     let mut odd = false;
     let unique = names.into_iter().enumerate().map(|(i, name)| {
@@ -287,15 +287,15 @@ fn unique_names(names: Vec<String>) -> (Vec<String>, bool) {
 }
 
 /// The rows of a batch in the making.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     target: &'a Target,
-    columns: csv::Rows,
+    pub(super) columns: csv::Rows,
     /// Columns of the stream that the file does not have.
     missing: Vec<(&'a str, &'a DataType)>,
 }
 
 impl<'a> Rows<'a> {
-    fn new(target: &'a Target, header: &[String]) -> Result<Self, Fault> {
+    pub(super) fn new(target: &'a Target, header: &[String]) -> Result<Self, Fault> {
         let types: HashMap<&str, &DataType> = target.columns.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
         let mut columns = csv::Rows::new(&target.options.null_values);
         for (index, name) in header.iter().enumerate() {
@@ -310,7 +310,7 @@ impl<'a> Rows<'a> {
         Ok(Self { missing: missing.map(|(name, ty)| (name.as_str(), ty)).collect(), columns, target })
     }
 
-    fn finish(&mut self, path: &str) -> Result<arrow_array::RecordBatch, Fault> {
+    pub(super) fn finish(&mut self, path: &str) -> Result<arrow_array::RecordBatch, Fault> {
         let csv::Finished { rows, mut columns, rescued } = self.columns.finish();
         for (name, data_type) in &self.missing {
             columns.push((ArrowField::new(*name, (*data_type).clone(), true), new_null_array(data_type, rows)));

@@ -5,8 +5,11 @@ pub mod blocks;
 pub mod conform;
 pub mod csv;
 pub mod elements;
+pub mod fixed;
 pub mod json;
 pub mod parquet;
+pub mod records;
+pub mod sheet;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -227,6 +230,30 @@ pub fn decode(reading: &Reading, target: &Target, from: Inside, sink: &Sink) -> 
         Format::Json => json::decode_document(reading, target, sink),
         Format::Parquet => parquet::decode(reading, target, sink),
         Format::Avro => avro::decode(reading, target, sink),
+        Format::Fixed | Format::Excel => {
+            let mut records = records::Decode::new(target, sink, &reading.file.path);
+            read_records(reading, &target.options, target.limits, &mut records)?;
+            records.finish()
+        }
     }?;
     reading.unchanged()
+}
+
+/// Looks at the first records of a file whose records come as fields.
+pub fn sample_records(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Columns, Fault> {
+    let mut sample = records::Sample::new(options);
+    read_records(reading, options, limits, &mut sample)?;
+    Ok(sample.columns())
+}
+
+fn read_records(
+    reading: &Reading,
+    options: &StreamOptions,
+    limits: Limits,
+    take: &mut dyn records::Take,
+) -> Result<(), Fault> {
+    match options.format {
+        Format::Excel => sheet::read(reading, options, limits, take),
+        _ => fixed::read(reading, options, limits, take),
+    }
 }
