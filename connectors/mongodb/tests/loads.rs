@@ -8,8 +8,11 @@ use serde_json::json;
 
 use crate::support::{How, Shop, assert_range, fails, numbered, plan, read, run, streams, texts};
 
+/// The n-th `_id`.
+type Id = fn(i32) -> Bson;
+
 /// Values of `_id` of one class each, in its order.
-fn classes() -> Vec<(&'static str, fn(i32) -> Bson)> {
+fn classes() -> Vec<(&'static str, Id)> {
     vec![
         ("int", |i| Bson::Int32(i * 3 - 900)),
         ("long", |i| Bson::Int64(i64::from(i) * 1_000_000_007 - (1 << 40))),
