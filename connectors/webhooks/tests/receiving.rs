@@ -41,8 +41,12 @@ impl Lab {
     }
 
     async fn post(&self, body: impl Into<reqwest::Body>, signature: &str) -> u16 {
+        self.try_post(body, signature).await.expect("an answer")
+    }
+
+    async fn try_post(&self, body: impl Into<reqwest::Body>, signature: &str) -> reqwest::Result<u16> {
         let request = Client::new().post(self.url()).header("X-Signature", signature).body(body);
-        request.send().await.expect("an answer").status().as_u16()
+        Ok(request.send().await?.status().as_u16())
     }
 
     fn kept(&self) -> Vec<String> {
@@ -73,9 +77,10 @@ async fn a_body_is_kept_byte_for_byte_and_one_that_is_too_large_or_no_text_is_re
     assert_eq!(lab.post(body, &sign(body.as_bytes())).await, 200);
     let large = "x".repeat(1_001);
     assert_eq!(lab.post(large.clone(), &sign(large.as_bytes())).await, 413);
-    // Without a length the body is read no further than it may be long.
+    // Without a length the body is read no further than it may be long; whoever goes on writing may miss the answer.
     let endless = futures_of(vec![b'x'; 500], 10_000);
-    assert_eq!(lab.post(reqwest::Body::wrap_stream(endless), "00").await, 413);
+    let answer = lab.try_post(reqwest::Body::wrap_stream(endless), "00").await;
+    assert!(answer.as_ref().map_or(true, |status| *status == 413), "{answer:?}");
     assert_eq!(lab.post(b"\xff".to_vec(), &sign(b"\xff")).await, 400);
     assert_eq!(lab.post("", &sign(b"")).await, 200);
     let kept = lab.kept();
