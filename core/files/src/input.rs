@@ -33,6 +33,11 @@ impl Limits {
             decompressed: max_decompressed.0,
         }
     }
+
+    /// What a file of so many bytes may decompress to.
+    pub(crate) fn ceiling(&self, size: u64) -> u64 {
+        self.decompressed.min(size.saturating_mul(self.ratio).max(FREE))
+    }
 }
 
 /// A file as decompressed bytes.
@@ -57,7 +62,7 @@ impl Input {
             Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(buffered)),
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(buffered)?),
         };
-        let ceiling = limits.decompressed.min(reading.file.size.saturating_mul(limits.ratio).max(FREE));
+        let ceiling = limits.ceiling(reading.file.size);
         Ok(Self { read: Box::new(Guard { read, left: ceiling, ceiling }), plain: false })
     }
 }

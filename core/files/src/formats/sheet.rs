@@ -14,8 +14,6 @@ use crate::input::Limits;
 use crate::options::StreamOptions;
 use crate::store::{Fault, Reading};
 
-/// Below this, a workbook may decompress at any ratio.
-const FREE: u64 = 64 << 20;
 /// What a workbook decompresses to at most beside its sheets: the texts that cells share above all.
 const SHARED: u64 = 512 << 20;
 /// Columns of a sheet, by the format.
@@ -66,7 +64,7 @@ fn sheet(names: &[String], wanted: Option<&str>) -> Result<String, Fault> {
 
 /// Decompresses everything to nowhere: what an archive says of its sizes need not be true.
 fn measure(file: File, size: u64, limits: Limits) -> Result<(), Fault> {
-    let ceiling = limits.decompressed.min(size.saturating_mul(limits.ratio).max(FREE));
+    let ceiling = limits.ceiling(size);
     let damaged = |e: zip::result::ZipError| Fault::Damaged(format!("it is no workbook that can be read: {e}"));
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
     let (mut left, mut shared) = (ceiling, SHARED);
