@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ingest_core::config::Span;
 use ingest_core::{Mode, WriteMode};
-use ingest_runner::config::{Deletes, OnMatch, StreamOptions, SweepOptions};
+use ingest_runner::config::{Deletes, StreamOptions, SweepOptions};
 use ingest_runner::run::RunOptions;
 use ingest_testkit::source::{Model, ModelConfig, Reading};
 
@@ -201,14 +201,8 @@ async fn deleted_rows_stay_marked_with_soft_delete_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_there_stay_with_on_match_keep() {
-    let merge = StreamOptions { on_match: Some(OnMatch::Keep), ..keyed(Mode::Incremental, WriteMode::Merge) };
-    for options in [merge, keyed(Mode::Incremental, WriteMode::Insert)] {
-        stays(world(100, options)).await;
-    }
-}
-
-async fn stays(world: World) {
+async fn rows_that_are_there_stay_where_rows_are_inserted_alone() {
+    let world = world(100, keyed(Mode::Incremental, WriteMode::Insert));
     good(&world, "one").await;
     let before = world.versions(0).await;
     world.model.update(0, &[1, 2]);
@@ -272,7 +266,6 @@ async fn options_that_do_not_go_together_are_refused() {
         (StreamOptions { mode: Some(Mode::Full), ..swept(WriteMode::Merge) }, "spread"),
         (StreamOptions { mode: Some(Mode::Cdc), ..swept(WriteMode::Merge) }, "change log"),
         (StreamOptions { deletes: Some(Deletes::Ignore), ..swept(WriteMode::Merge) }, "ignore"),
-        (StreamOptions { on_match: Some(OnMatch::Keep), ..swept(WriteMode::Merge) }, "deleted"),
         (
             StreamOptions {
                 added_columns: Some(BTreeMap::from([("_ingested_at".to_owned(), false)])),

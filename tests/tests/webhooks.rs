@@ -104,21 +104,21 @@ sources:
     sender: stripe
     secret: ${STRIPE}
     path: ./waiting
-    defaults: {write: merge, on_match: keep}
+    defaults: {write: insert}
   shop:
     connector: webhooks
     sender: shopify
     secret: ${SHOPIFY}
     path: ./waiting
     max_body: 64KiB
-    defaults: {write: merge, on_match: keep}
+    defaults: {write: insert}
   other:
     connector: webhooks
     secret: ${HMAC}
     path: ./waiting
     id_field: id
     timestamp_header: X-Time
-    defaults: {write: merge, on_match: keep}
+    defaults: {write: insert}
 ",
     )
     .set("STRIPE", STRIPE_SECRET)

@@ -259,9 +259,6 @@ pub struct StreamOptions {
     pub sweep: Option<SweepOptions>,
     /// Keep deleted rows under `write: merge`, with `_ingest_op` = `D` and the time in `_ingest_deleted_at`. Default: false.
     pub soft_delete: Option<bool>,
-    /// What `write: merge` does with a row whose key is in the table: `replace` it, or `keep` it and insert new keys alone.
-    /// Default: `replace`.
-    pub on_match: Option<OnMatch>,
     /// Columns whose changes make a new version under `write: scd2`. Default: all. Other columns are brought up to date
     /// without one.
     pub track: Option<Vec<String>>,
@@ -297,16 +294,6 @@ pub enum Deletes {
     Sweep,
     /// They stay.
     Ignore,
-}
-
-/// What becomes of a row whose key is in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnMatch {
-    /// The new row takes its place.
-    Replace,
-    /// It stays; only new keys are inserted.
-    Keep,
 }
 
 #[derive(JsonSchema)]
@@ -423,7 +410,6 @@ impl StreamOptions {
             deletes,
             sweep,
             soft_delete,
-            on_match,
             track,
             accept,
             added_columns

@@ -11,7 +11,7 @@ use arrow_select::filter::filter_record_batch;
 use ingest_core::lake::{DataFile, Meeting, Merge, Sweep, WriterOptions};
 use ingest_core::{BadRecord, Error, ErrorKind, Mode, Result, Stream, WriteMode, columns, nearest};
 
-use crate::config::{Deletes, OnMatch, StreamOptions};
+use crate::config::{Deletes, StreamOptions};
 use crate::conform::Conform;
 
 /// Longest text of a record in the quarantine.
@@ -63,7 +63,6 @@ impl Keyed {
             ("deletes", options.deletes.is_some(), &[WriteMode::Merge, WriteMode::Scd2][..]),
             ("sweep", options.sweep.is_some(), &[WriteMode::Merge, WriteMode::Scd2]),
             ("soft_delete", soft_delete, &[WriteMode::Merge]),
-            ("on_match", options.on_match.is_some(), &[WriteMode::Merge]),
             ("track", options.track.is_some(), &[WriteMode::Scd2]),
         ];
         if let Some((name, ..)) = given.iter().find(|(_, given, modes)| *given && !modes.contains(&write)) {
@@ -73,15 +72,9 @@ impl Keyed {
         let manner = match write {
             WriteMode::Append | WriteMode::Replace => return Ok(None),
             WriteMode::Insert => Manner::Keep,
-            WriteMode::Merge if options.on_match == Some(OnMatch::Keep) => Manner::Keep,
             WriteMode::Merge => Manner::Update { soft_delete },
             WriteMode::Scd2 => Manner::History { tracked: options.track.clone() },
         };
-        let sweeps = options.sweep.is_some() || options.deletes == Some(Deletes::Sweep);
-        if manner == Manner::Keep && (soft_delete || sweeps) {
-            return Err(wrong("on_match: keep takes no row away, so nothing can be deleted".into())
-                .hint("remove soft_delete, deletes and sweep, or on_match"));
-        }
         refuse_sweep(mode, options).map_err(|e| e.with("stream", &stream.name))?;
         if stream.key.is_empty() {
             return Err(wrong(format!("write mode {write} needs a key, and the source names none"))
