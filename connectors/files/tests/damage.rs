@@ -208,6 +208,10 @@ async fn foreign_bytes_never_stop_the_others() {
         ("csv.zst", zstd(csv.as_bytes())),
         ("ndjson", json.clone().into_bytes()),
         ("json", format!("[{}]", json.trim().replace('\n', ",")).into_bytes()),
+        (
+            "xml",
+            format!("<r>{}</r>", (0..500).map(|i| format!("<x><id>{i}</id></x>")).collect::<String>()).into_bytes(),
+        ),
     ];
     for (ending, content) in whole {
         // A byte overwritten here and there; the seed is fixed so that a failure can be repeated.

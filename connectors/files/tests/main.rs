@@ -9,3 +9,4 @@ mod objects;
 mod resume;
 mod support;
 mod text;
+mod xml;

@@ -2,14 +2,16 @@
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-use encoding_rs::{DecoderResult, Encoding, UTF_8};
+use encoding_rs::{DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use ingest_core::config::ByteSize;
 
-use crate::options::{Compression, StreamOptions};
+use crate::options::{Compression, Format, StreamOptions};
 use crate::store::{Fault, Reading};
 
 /// Bytes that are asked for at once.
 pub const CHUNK: usize = 256 << 10;
+/// Bytes in which an XML document declares its encoding.
+const DECLARATION: u64 = 1 << 10;
 /// Below this, a file may decompress at any ratio.
 const FREE: u64 = 64 << 20;
 
@@ -87,9 +89,11 @@ impl Text {
     pub fn open(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Self, Fault> {
         let input = Input::open(reading, options, limits)?;
         let plain = input.plain;
-        let (head, rest) = peek(input, 3)?;
+        let declares = options.format == Format::Xml && options.encoding.is_none();
+        let (head, rest) = peek(input, if declares { DECLARATION } else { 3 })?;
         let (encoding, bom) = match Encoding::for_bom(&head) {
             Some((encoding, bom)) => (encoding, bom),
+            None if declares => (declared(&head)?, 0),
             None => (options.encoding.unwrap_or(UTF_8), 0),
         };
         let bytes = Cursor::new(head.get(bom..).unwrap_or_default().to_vec()).chain(rest);
@@ -127,6 +131,26 @@ impl Read for Text {
         let count = self.read.read(into)?;
         self.read_so_far += count as u64;
         Ok(count)
+    }
+}
+
+/// The encoding that the first line of an XML document declares.
+fn declared(head: &[u8]) -> Result<&'static Encoding, Fault> {
+    let end = memchr::memmem::find(head, b"?>").unwrap_or(0);
+    let declaration = match head {
+        [b'<', 0, b'?', 0, ..] => return Ok(UTF_16LE),
+        [0, b'<', 0, b'?', ..] => return Ok(UTF_16BE),
+        [b'<', b'?', b'x', b'm', b'l', ..] => head.get(..end).unwrap_or_default(),
+        _ => return Ok(UTF_8),
+    };
+    let declaration = String::from_utf8_lossy(declaration);
+    let value = declaration.split_once("encoding").and_then(|(_, rest)| rest.trim_start().strip_prefix('='));
+    let Some(label) = value.and_then(|value| value.split(['"', '\'']).nth(1)) else { return Ok(UTF_8) };
+    match Encoding::for_label(label.as_bytes()) {
+        // It is read as bytes of one character each: the declaration was left as it stood in another encoding.
+        Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => Ok(UTF_8),
+        Some(encoding) => Ok(encoding),
+        None => Err(Fault::Damaged("it declares an encoding that is not known; say in `encoding` what it is".into())),
     }
 }
 

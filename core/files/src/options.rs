@@ -31,16 +31,19 @@ pub struct FileStream {
     /// An empty text switches quoting off.
     pub quote: Option<String>,
     /// Encoding of text files, by its WHATWG label: `windows-1252`, `utf-16le`, `shift_jis`. A byte order mark wins.
-    /// Default: `utf-8`.
+    /// Default: what an XML document declares, else `utf-8`.
     pub encoding: Option<String>,
-    /// Texts that stand for null (csv, tsv). Default: the empty text.
+    /// Texts that stand for null (csv, tsv, fixed, excel, xml). Default: the empty text.
     pub null_values: Vec<String>,
     /// Default: what the first bytes say.
     pub compression: Compression,
     /// Where the records of a JSON document are: `data.items`; `.` = the document itself is one record. Left out: an
     /// array gives its elements; an object gives the array in its only member, or in the only one of its members named
-    /// data, items, records, results, rows or value; else it is one record.
+    /// data, items, records, results, rows or value; else it is one record. Of an XML document, the elements that are its
+    /// records, from the root on: `orders/order`. Left out, they are those inside the root, which must have one name.
     pub records: Option<String>,
+    /// Elements of a record that are lists also where there is one of them (xml), from the record on: `[line, line/tax]`.
+    pub lists: Vec<String>,
     /// Where the columns of each line are (fixed): `{id: 1-8, name: 9-38, note: 39-}`, counted in characters from 1.
     pub positions: BTreeMap<String, String>,
     /// The sheet (excel), by its name, or by its number from 1. Default: the first.
@@ -74,6 +77,7 @@ impl Default for FileStream {
             null_values: vec![String::new()],
             compression: Compression::Auto,
             records: None,
+            lists: Vec::new(),
             positions: BTreeMap::new(),
             sheet: None,
             skip: 0,
@@ -106,6 +110,8 @@ pub enum Format {
     Fixed,
     /// A `sheet` of an Excel workbook (`.xlsx`, `.xlsm`).
     Excel,
+    /// One XML document with `records` in it.
+    Xml,
 }
 
 impl Format {
@@ -121,6 +127,7 @@ impl Format {
             "parquet" | "pq" => Some(Self::Parquet),
             "avro" => Some(Self::Avro),
             "xlsx" | "xlsm" => Some(Self::Excel),
+            "xml" => Some(Self::Xml),
             _ => None,
         }
     }
@@ -244,6 +251,7 @@ pub struct StreamOptions {
     pub(crate) null_values: Vec<String>,
     pub(crate) compression: Compression,
     pub(crate) records: Option<Vec<String>>,
+    pub(crate) lists: Vec<Vec<String>>,
     pub(crate) positions: Vec<Place>,
     pub(crate) sheet: Option<String>,
     pub(crate) skip: u64,
@@ -302,9 +310,12 @@ impl FileStream {
             }
             encoding
         });
-        let records = self.records.as_deref().map(|path| {
-            let path = path.trim_start_matches('$').trim_matches('.').trim_end_matches("[*]");
-            path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        let records = self.records.as_deref().map(|path| match format {
+            Some(Format::Xml) => elements(path),
+            _ => {
+                let path = path.trim_start_matches('$').trim_matches('.').trim_end_matches("[*]");
+                path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            }
         });
         let positions = self.places(format, &mut wrong);
         match (patterns, format, wrong.is_empty()) {
@@ -320,6 +331,7 @@ impl FileStream {
                 null_values: self.null_values.clone(),
                 compression: self.compression,
                 records,
+                lists: self.lists.iter().map(|path| elements(path)).collect(),
                 positions,
                 sheet: self.sheet.clone(),
                 skip: self.skip,
@@ -344,11 +356,13 @@ impl FileStream {
         let own = [
             ("positions", !self.positions.is_empty(), format == Some(Format::Fixed)),
             ("sheet", self.sheet.is_some(), format == Some(Format::Excel)),
+            ("lists", !self.lists.is_empty(), format == Some(Format::Xml)),
             ("skip", self.skip > 0, matches!(format, Some(Format::Fixed | Format::Excel))),
         ];
         wrong.extend(own.into_iter().filter(|(_, given, fits)| *given && !fits).map(|(key, ..)| match key {
             "positions" => "positions: is for `format: fixed`".to_owned(),
             "sheet" => "sheet: is for `format: excel`".to_owned(),
+            "lists" => "lists: is for `format: xml`".to_owned(),
             key => format!("{key}: is for `format: fixed` and `excel`"),
         }));
         if format == Some(Format::Fixed) && self.positions.is_empty() {
@@ -356,6 +370,12 @@ impl FileStream {
         }
         places
     }
+}
+
+/// The names of elements on a path, without their prefixes; `.` is the place itself.
+fn elements(path: &str) -> Vec<String> {
+    let parts = path.split('/').map(|part| part.rsplit(':').next().unwrap_or(part).trim());
+    parts.filter(|part| !matches!(*part, "" | ".")).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -176,6 +176,7 @@ fn one(reading: &Reading, options: &StreamOptions, limits: Limits) -> Result<Col
         Format::Csv | Format::Tsv => formats::csv::sample(reading, options, limits),
         Format::Ndjson => formats::json::sample_lines(reading, options, limits),
         Format::Json => formats::json::sample_document(reading, options, limits),
+        Format::Xml => formats::xml::sample(reading, options, limits),
         Format::Parquet => formats::parquet::schema(reading).map(|schema| Columns::of_schema(&schema)),
         Format::Avro => formats::avro::schema(reading, options, limits).map(|schema| Columns::of_schema(&schema)),
         Format::Fixed | Format::Excel => formats::sample_records(reading, options, limits),

@@ -68,7 +68,7 @@ pub fn decode_document(reading: &Reading, target: &Target, sink: &Sink) -> Resul
 }
 
 /// The rows of a batch in the making.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     target: &'a Target,
     path: &'a str,
     sink: &'a Sink,
@@ -77,7 +77,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(target: &'a Target, path: &'a str, sink: &'a Sink) -> Result<Self, Fault> {
+    pub(super) fn new(target: &'a Target, path: &'a str, sink: &'a Sink) -> Result<Self, Fault> {
         let fields: Vec<Field> =
             target.columns.iter().map(|(name, data_type)| Field::new(name, data_type.clone(), true)).collect();
         let limits = Limits { object_bytes: target.limits.record, ..Limits::default() };
@@ -87,7 +87,7 @@ impl<'a> Rows<'a> {
         Ok(Self { target, path, sink, decoder, bytes: 0 })
     }
 
-    fn take(&mut self, record: &[u8], place: impl Fn() -> String) -> Result<(), Fault> {
+    pub(super) fn take(&mut self, record: &[u8], place: impl Fn() -> String) -> Result<(), Fault> {
         self.bytes += record.len();
         let Err(error) = self.decoder.object(record) else { return Ok(()) };
         match error.kind() {
@@ -102,11 +102,11 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.decoder.rows() >= BATCH_ROWS || self.bytes >= self.sink.batch_bytes()
     }
 
-    fn flush(&mut self, behind: Inside) -> Result<(), Fault> {
+    pub(super) fn flush(&mut self, behind: Inside) -> Result<(), Fault> {
         self.bytes = 0;
         if self.decoder.rows() == 0 {
             return Ok(());

@@ -10,6 +10,7 @@ pub mod json;
 pub mod parquet;
 pub mod records;
 pub mod sheet;
+pub mod xml;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -228,6 +229,7 @@ pub fn decode(reading: &Reading, target: &Target, from: Inside, sink: &Sink) -> 
         Format::Csv | Format::Tsv => csv::decode(reading, target, from, sink),
         Format::Ndjson => json::decode_lines(reading, target, from, sink),
         Format::Json => json::decode_document(reading, target, sink),
+        Format::Xml => xml::decode(reading, target, sink),
         Format::Parquet => parquet::decode(reading, target, sink),
         Format::Avro => avro::decode(reading, target, sink),
         Format::Fixed | Format::Excel => {
