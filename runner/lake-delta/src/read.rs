@@ -18,6 +18,8 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuil
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use percent_encoding::percent_decode_str;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::action::Add;
 use crate::log::Log;
@@ -26,6 +28,8 @@ use crate::writer::constant;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
+/// Batches that are decoded before they are asked for.
+const AHEAD: usize = 2;
 
 /// Bytes of a Parquet file in the lake's store.
 struct Bytewise {
@@ -78,7 +82,7 @@ pub(crate) fn object_path(log: &Log, path: &str) -> Result<Path> {
 
 /// The rows of a data file, in `schema` with all of its columns, row group by row group. Other columns are not read.
 ///
-/// At most one row group is held, as it is stored.
+/// At most one row group is held, as it is stored, and a few batches.
 pub(crate) async fn scan(
     log: &Log,
     file: &Add,
@@ -129,7 +133,30 @@ pub(crate) async fn scan_selected(
         .map(|f| partition_by.contains(f.name()).then(|| file.partition_values.get(f.name()).cloned().flatten()))
         .collect();
     let schema = schema.clone();
-    Ok(rows.map_err(fault).map(move |batch| assemble(&batch?, &schema, &constants)).boxed())
+    Ok(ahead(rows.map_err(fault).map(move |batch| assemble(&batch?, &schema, &constants)).boxed()))
+}
+
+/// Decodes on a thread of its own while the caller works on the batches before; ends with the stream.
+fn ahead(mut rows: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
+    let (batches, receiver) = mpsc::channel(AHEAD);
+    let mut decoder = JoinSet::new();
+    decoder.spawn(async move {
+        while let Some(batch) = rows.next().await {
+            // Nobody wants the rest.
+            if batches.send(batch).await.is_err() {
+                break;
+            }
+        }
+    });
+    futures::stream::unfold((receiver, decoder), |(mut receiver, mut decoder)| async move {
+        if let Some(batch) = receiver.recv().await {
+            return Some((batch, (receiver, decoder)));
+        }
+        let Err(broken) = decoder.join_next().await? else { return None };
+        let error = Error::unexpected("reading a data file was broken off").caused_by(broken);
+        Some((Err(error), (receiver, decoder)))
+    })
+    .boxed()
 }
 
 /// The table's columns from those of the file: by name, missing ones null, partition columns from the log.

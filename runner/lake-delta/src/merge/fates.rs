@@ -1,6 +1,6 @@
 //! What becomes of each row, one bit a row: of the table's files, and of the files with the rows that come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow_array::BooleanArray;
 use arrow_buffer::BooleanBuffer;
@@ -60,7 +60,7 @@ pub(super) struct TableFate {
     /// The whole file goes, without a look at it.
     pub gone: bool,
     pub dropped: Rows,
-    pub patched: HashMap<u32, Patch>,
+    pub patched: BTreeMap<u32, Patch>,
 }
 
 impl TableFate {

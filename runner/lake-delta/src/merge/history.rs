@@ -17,9 +17,10 @@
 use arrow::row::RowConverter;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
+use arrow_select::take::take_record_batch;
 use futures::TryStreamExt;
 use ingest_core::lake::{Meeting, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
@@ -211,7 +212,7 @@ impl Pass<'_> {
     fn meet_batch(&mut self, file: u32, start: u32, batch: &RecordBatch, fates: &mut Fates) -> Result<()> {
         let facts = self.reader.facts(batch)?;
         let (from, to) = (moments(batch, columns::EFFECTIVE)?, moments(batch, columns::EXPIRY)?);
-        let mut prints = None;
+        let mut hits: Vec<(KeyId, usize)> = Vec::new();
         for row in 0..batch.num_rows() {
             let at = At { file, row: row_number(start, row)? };
             if !self.classes.has(self.class, facts.ids[row]) || fates.table[file as usize].dropped.contains(at.row) {
@@ -224,26 +225,26 @@ impl Pass<'_> {
                 )
                 .hint("load the stream again with `ingest run --full-refresh`"));
             }
+            if let Some(id) = facts.ids[row].filter(|id| self.events.contains_key(id)) {
+                hits.push((id, row));
+            } else if facts.is_swept(self.scene.merge.sweep, row) && to.is_null(row) {
+                fates.changed += 1;
+                // A clock may have gone back.
+                fates.patch(at, Patch::Close(self.scene.merge.now.max(from.value(row).saturating_add(1))));
+            }
+        }
+        if hits.is_empty() {
+            return Ok(());
+        }
+        // Few rows of a batch are met as a rule, and what stands for their values costs most.
+        let met = UInt64Array::from_iter_values(hits.iter().map(|(_, row)| *row as u64));
+        let prints = self.prints.of(&take_record_batch(batch, &met)?)?;
+        for ((id, row), prints) in hits.into_iter().zip(prints) {
+            let at = At { file, row: row_number(start, row)? };
             let span = Span { from: from.value(row), to: to.is_valid(row).then(|| to.value(row)) };
-            let Some(id) = facts.ids[row].filter(|id| self.events.contains_key(id)) else {
-                if facts.is_swept(self.scene.merge.sweep, row) && span.to.is_none() {
-                    fates.changed += 1;
-                    // A clock may have gone back.
-                    fates.patch(at, Patch::Close(self.scene.merge.now.max(span.from.saturating_add(1))));
-                }
-                continue;
-            };
-            let prints = match &prints {
-                Some(prints) => prints,
-                None => prints.insert(self.prints.of(batch)?),
-            };
-            let version = Version {
-                span,
-                origin: Origin::Table(at, span.to),
-                prints: prints[row],
-                order: facts.order(row).map(Into::into),
-            };
-            self.lines.entry(id).or_default().versions.push(version);
+            let origin = Origin::Table(at, span.to);
+            let order = facts.order(row).map(Into::into);
+            self.lines.entry(id).or_default().versions.push(Version { span, origin, prints, order });
         }
         Ok(())
     }

@@ -26,6 +26,10 @@ use crate::rewrite::write_all;
 
 /// Rows that are made of several and held at once.
 const CHAINS: usize = 16 << 10;
+/// Writers of what stays, side by side, at most.
+const LANES: usize = 4;
+/// Bytes of the files that go to one of them, at least.
+const LANE_BYTES: u64 = 4 << 20;
 
 /// Writes everything; what is written before an error is left in `made`, for the caller to remove.
 pub(super) async fn write(scene: &Scene, fates: Fates, made: &mut Made) -> Result<()> {
@@ -85,16 +89,52 @@ async fn rewrite(scene: &Scene, fates: Vec<TableFate>, made: &mut Made) -> Resul
         placed.sort_by(|a, b| (&a.0, &a.1.path).cmp(&(&b.0, &b.1.path)));
         stay = placed.into_iter().map(|(_, file, fate)| (file, fate)).collect();
     }
-    let rows = futures::stream::iter(stay)
-        .then(|(file, fate)| async move { Ok::<_, Error>((scene.scan(&file, &scene.schema).await?, fate)) })
-        .map_ok(|(rows, fate)| rows.and_then(move |(start, batch)| std::future::ready(survive(start, batch, &fate))))
-        .try_flatten()
-        .boxed();
-    let written = write_rows(scene, rows).await?;
+    let lanes = lanes(stay).into_iter().map(|files| write_rows(scene, surviving(scene, files)));
+    // What one lane wrote is to be removed where another fails.
+    let mut written = Vec::new();
+    let mut failed = None;
+    for lane in futures::future::join_all(lanes).await {
+        match lane {
+            Ok(files) => written.extend(files),
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    made.written.extend(written.iter().cloned());
+    if let Some(e) = failed {
+        return Err(e);
+    }
     let rows: u64 = written.iter().map(|file| file.rows).sum();
     made.figures.rows_rewritten = rows.saturating_sub(changed);
-    made.written.extend(written);
     Ok(())
+}
+
+/// A file of the table, and what becomes of it.
+type Staying = (Add, Arc<TableFate>);
+
+/// Parts files among writers that run side by side. None is so small that the table falls apart into small files, and there
+/// are never more of them than files that go.
+fn lanes(files: Vec<Staying>) -> Vec<Vec<Staying>> {
+    let bytes: u64 = files.iter().map(|(file, _)| file.size).sum();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES) as u64;
+    let share = bytes.div_ceil(cores).max(LANE_BYTES);
+    let mut lanes: BTreeMap<u64, Vec<Staying>> = BTreeMap::new();
+    let mut before = 0;
+    for (file, fate) in files {
+        // By where its middle lies: neighbours stay together, and a large file leaves no lane with next to nothing.
+        let lane = (before + file.size / 2) / share;
+        before += file.size;
+        lanes.entry(lane).or_default().push((file, fate));
+    }
+    lanes.into_values().collect()
+}
+
+/// What stays of files, one after the other.
+fn surviving(scene: &Scene, files: Vec<Staying>) -> BoxStream<'_, Result<RecordBatch>> {
+    futures::stream::iter(files)
+        .then(move |(file, fate)| async move { Ok::<_, Error>((scene.scan(&file, &scene.schema).await?, fate)) })
+        .map_ok(|(rows, fate)| rows.and_then(move |(start, batch)| std::future::ready(survive(start, batch, &fate))))
+        .try_flatten()
+        .boxed()
 }
 
 /// What stays of a batch of the table.
@@ -108,20 +148,13 @@ fn survive(start: u32, batch: RecordBatch, fate: &TableFate) -> Result<RecordBat
 }
 
 fn patch(start: u32, batch: RecordBatch, fate: &TableFate) -> Result<RecordBatch> {
-    let mut found: BTreeMap<usize, Patch> = BTreeMap::new();
-    if !fate.patched.is_empty() {
-        for row in 0..batch.num_rows() {
-            if let Some(patch) = fate.patched.get(&row_number(start, row)?) {
-                found.insert(row, *patch);
-            }
-        }
-    }
-    if found.is_empty() {
+    let rows = start..row_number(start, batch.num_rows())?;
+    if fate.patched.range(rows.clone()).next().is_none() {
         return Ok(batch);
     }
-    let time = |of: fn(Patch) -> Option<i64>| {
-        let times: BTreeMap<usize, i64> = found.iter().filter_map(|(row, patch)| Some((*row, of(*patch)?))).collect();
-        times
+    let time = |of: fn(Patch) -> Option<i64>| -> BTreeMap<usize, i64> {
+        let found = fate.patched.range(rows.clone());
+        found.filter_map(|(row, patch)| Some(((row - start) as usize, of(*patch)?))).collect()
     };
     let closed = time(|patch| if let Patch::Close(at) = patch { Some(at) } else { None });
     let deleted = time(|patch| if let Patch::Deleted(at) = patch { Some(at) } else { None });
