@@ -21,6 +21,7 @@ pub mod config;
 mod connector;
 mod context;
 pub mod csv;
+pub mod durable;
 mod error;
 pub mod json;
 pub mod lake;

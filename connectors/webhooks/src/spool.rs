@@ -3,12 +3,12 @@
 //! What arrives while the disk is busy becomes one file and waits for one flush. A file is written under another name,
 //! flushed, renamed, and its folder flushed too: what can be seen is whole, and survives a power cut.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ingest_core::durable::{make_folder, sync_folder};
 use ingest_core::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,7 +58,7 @@ impl Spool {
                 .hint("set `path` of the source to a folder that this account may write to")
                 .caused_by(e)
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        make_folder(&folder, 0o700).map_err(failed)?;
         sweep(&folder).map_err(failed)?;
         let (send, receive) = mpsc::channel(QUEUE);
         let writer = Writer { folder, most, waiting: 0, measured: None };
@@ -124,7 +124,7 @@ impl Writer {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let name = format!("{now:020}-{}{ENDING}", uuid::Uuid::new_v4().simple());
         file.persist_noclobber(self.folder.join(name))?;
-        File::open(&self.folder)?.sync_all()?;
+        sync_folder(&self.folder)?;
         self.waiting += bytes;
         Ok(Kept::Safe)
     }

@@ -20,7 +20,7 @@ use crate::action::{Action, Format, Metadata, push_line};
 use crate::log::{Log, State};
 use crate::protocol::protocol_for;
 use crate::schema::{StructType, has_timestamp_ntz};
-use crate::store::{Lake, Put, io_kind, remove_torn};
+use crate::store::{FOLDER_MODE, Lake, Put, io_kind, remove_torn};
 use crate::table::DeltaTable;
 use crate::types::{storage_schema, to_storage};
 use crate::writer::check_columns;
@@ -152,7 +152,7 @@ impl TableFormat for DeltaFormat {
 
 async fn make_folder(folder: std::path::PathBuf) -> Result<()> {
     let shown = folder.display().to_string();
-    tokio::task::spawn_blocking(move || std::fs::create_dir_all(folder))
+    tokio::task::spawn_blocking(move || ingest_core::durable::make_folder(&folder, FOLDER_MODE))
         .await
         .map_err(|e| Error::unexpected("making a folder was broken off").caused_by(e))?
         .map_err(|e| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ingest_core::durable::{make_folder, sync_folder};
 use ingest_core::{Error, ErrorKind, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -19,6 +20,9 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload, RetryConfig};
 use url::{Host, Url};
 use uuid::Uuid;
+
+/// Rights of new folders, within what the process's mask leaves of them.
+pub(crate) const FOLDER_MODE: u32 = 0o777;
 
 /// A store rooted at the lake.
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Lake {
                 .hint("the folder is made when it is missing: check the path and the rights of its parent")
                 .caused_by(e)
         };
-        fs::create_dir_all(folder).map_err(fault)?;
+        make_folder(folder, FOLDER_MODE).map_err(fault)?;
         let folder = folder.canonicalize().map_err(fault)?;
         let url = Url::from_directory_path(&folder)
             .map_err(|()| Error::config("the lake's path cannot be used").with("lake", folder.display()))?;
@@ -213,12 +217,6 @@ pub(crate) fn remove_torn(folder: &FilePath, older_than: Duration) -> io::Result
         }
     }
     Ok(removed)
-}
-
-/// Makes the names in a folder durable.
-pub(crate) fn sync_folder(folder: &FilePath) -> io::Result<()> {
-    // Other systems cannot open a folder as a file; their journal orders names by itself.
-    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 fn open_cloud(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Path)> {

@@ -68,7 +68,9 @@ mod built_in {
         for source in sources(config) {
             let (name, endpoint) = Endpoint::open(&source.name, &source.fields)?;
             if endpoints.insert(name, endpoint).is_some() {
-                return Err(Error::config("two sources receive at one address").with("source", &source.name));
+                return Err(Error::config("two sources receive at one address")
+                    .with("source", &source.name)
+                    .hint("the address is made of the name, and the two become one there: rename a source"));
             }
             let has_schedule = source.schedule.is_some()
                 || source.defaults.schedule.is_some()

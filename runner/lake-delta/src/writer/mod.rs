@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use chrono::Utc;
+use ingest_core::durable::sync_folder;
 use ingest_core::lake::{Compression, DataFile, DataWriter, WriterOptions};
 use ingest_core::{Error, Result};
 use object_store::path::Path;
@@ -24,7 +25,7 @@ use uuid::Uuid;
 pub(crate) use partition::{check_columns, constant};
 pub(crate) use stats::INDEXED_COLUMNS;
 
-use crate::store::{Lake, sync_folder};
+use crate::store::Lake;
 use crate::types::fit;
 use partition::Partition;
 use sink::{Closing, Sink};

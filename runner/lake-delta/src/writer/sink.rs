@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ingest_core::durable::make_folder;
 use ingest_core::{Error, Result};
 use object_store::ObjectStore;
 use object_store::ObjectStoreExt;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::store::{Lake, io_kind, store_error};
+use crate::store::{FOLDER_MODE, Lake, io_kind, store_error};
 
 /// Bytes handed to the upload at once.
 const CHUNK: usize = 1 << 20;
@@ -66,7 +67,7 @@ impl Sink {
     pub fn open(lake: &Lake, path: &Path, runtime: &Handle) -> Result<Self> {
         if let Some(local) = lake.local_path(path) {
             if let Some(folder) = local.parent() {
-                std::fs::create_dir_all(folder).map_err(|e| local_error(e, "make a folder of the table"))?;
+                make_folder(folder, FOLDER_MODE).map_err(|e| local_error(e, "make a folder of the table"))?;
             }
             let file = File::create_new(&local).map_err(|e| local_error(e, "make a data file"))?;
             return Ok(Self::Local { file, path: local });
