@@ -86,8 +86,8 @@ async fn a_trickle_is_no_answer() {
 
 #[tokio::test]
 async fn a_statement_at_work_is_waited_for() {
-    let Some(shop) = Shop::new("CREATE VIEW slow AS SELECT 1 AS id, pg_sleep(3)::text AS nap").await else { return };
-    let shop = shop.with("timeout", "1s");
+    let Some(shop) = Shop::new("CREATE VIEW slow AS SELECT 1 AS id, pg_sleep(9)::text AS nap").await else { return };
+    let shop = shop.with("timeout", "3s");
     let source = shop.open().await;
     assert_range(&run(&*source, "public.slow", &mut How::full()).await.expect("a load"), "id", 1, 1);
 }

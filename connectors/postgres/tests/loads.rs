@@ -374,7 +374,7 @@ async fn a_replica_is_read_at_one_point_in_time_and_by_windows() {
     let Some(primary) = Postgres::private(&Options::default()) else { return };
     let client = primary.client("postgres").await;
     client.batch_execute("CREATE TABLE t (id bigserial, at timestamptz DEFAULT now()); INSERT INTO t SELECT FROM generate_series(1, 20000)").await.expect("valid SQL");
-    let replica = primary.replica();
+    let replica = primary.replica().await;
     let config = serde_json::json!({"host": "127.0.0.1", "port": replica.port(), "database": "postgres", "user": "postgres",
         "password": replica.password()});
     let source = open(config).await.expect("a source");

@@ -84,23 +84,26 @@ impl Postgres {
     ///
     /// # Panics
     /// When it cannot be made.
-    pub fn replica(&self) -> Self {
+    pub async fn replica(&self) -> Self {
         let mut replica = Self::prepare(self.bin.clone());
         replica.password.clone_from(&self.password);
-        let mut copy = replica.program("pg_basebackup");
-        copy.arg("-h").arg(&self.folder).args([
-            "-p",
-            &self.port.to_string(),
-            "-U",
-            "postgres",
-            "-R",
-            "-c",
-            "fast",
-            "-D",
-        ]);
-        let output = copy.arg(replica.data()).env("PGPASSWORD", &self.password).output().expect("pg_basebackup runs");
-        assert!(output.status.success(), "pg_basebackup fails: {}", String::from_utf8_lossy(&output.stderr));
-        replica.configure(&format!("unix_socket_directories='{}'\n", replica.folder.display()));
+        // By the statements that a backup is made of: not every distribution of the server has `pg_basebackup`.
+        let client = self.client("postgres").await;
+        client.execute("SELECT pg_backup_start('replica', true)", &[]).await.expect("a backup");
+        let mut copy = command(Path::new("cp"), &replica.folder, replica.account);
+        let output = copy.arg("-a").arg(self.data()).arg(replica.data()).output().expect("cp runs");
+        assert!(output.status.success(), "the copy fails: {}", String::from_utf8_lossy(&output.stderr));
+        let label = client.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await.expect("a backup");
+        replica.write("data/backup_label", label.get(0));
+        replica.write("data/standby.signal", "");
+        fs::remove_file(replica.data().join("postmaster.pid")).expect("our own copy");
+        let password = self.password.replace('\'', "\\'");
+        let primary = format!("host={} port={} user=postgres password='{password}'", self.folder.display(), self.port);
+        replica.configure(&format!(
+            "unix_socket_directories='{}'\nprimary_conninfo='{}'\n",
+            replica.folder.display(),
+            primary.replace('\\', "\\\\").replace('\'', "''")
+        ));
         replica.launch()
     }
 
