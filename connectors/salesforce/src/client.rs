@@ -6,7 +6,7 @@ use ingest_core::config::{Tls, is_loopback};
 use ingest_core::{Context, Error, ErrorKind, Result};
 use ingest_http::{
     Auth, ClientConfig, Dialect, Download, Fetch, Grant, Habits, HeaderMap, HostRule, HttpClient, Method, OAuth,
-    Refusal, Reply, Request, Statement, Timeouts, word,
+    Refusal, Reply, Request, Session, Statement, Timeouts, word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,11 @@ impl Api {
     /// The time in microseconds: ours, or the server's where that is behind.
     pub fn now(&self) -> i64 {
         self.http.now_micros()
+    }
+
+    /// The session of the moment; a new one where `refused` was just refused.
+    pub async fn session(&self, refused: Option<&Session>) -> Result<Session> {
+        self.http.session(refused).await
     }
 
     /// GET of a path below the version.

@@ -54,6 +54,11 @@ pub struct SalesforceConfig {
     /// The share of the org's daily requests up to which we go on, all its users counted; beyond it a run ends as partial
     /// (exit 4). Default: 0.8.
     pub daily_share: f64,
+    /// Where changes are read (`mode: cdc`): the Pub/Sub API, which gets the session's token. Default:
+    /// `https://api.pubsub.salesforce.com:7443`.
+    pub pubsub_endpoint: Option<String>,
+    /// How long the silence of a topic lasts after which a run that does not follow has read all changes. Default: `10s`.
+    pub quiet: Span,
     /// How often objects with formula fields are read whole again: what a formula depends on changes without a trace in
     /// the row. `0s`, the default, is never.
     pub formula_sweep: Span,
@@ -93,6 +98,8 @@ impl Default for SalesforceConfig {
             bulk_page_size: 100_000,
             bulk_rows: 5_000_000,
             daily_share: 0.8,
+            pubsub_endpoint: None,
+            quiet: Span::seconds(10),
             formula_sweep: Span::seconds(0),
             concurrency: 8,
             timeout: Span::seconds(60),
@@ -155,6 +162,9 @@ impl SalesforceConfig {
         }
         if self.timeout.0.is_zero() {
             wrong.push("timeout: must be greater than 0");
+        }
+        if self.quiet.0.is_zero() || self.quiet.0 > Duration::from_secs(300) {
+            wrong.push("quiet: must be greater than 0 and at most 5m");
         }
         match wrong.is_empty() {
             true => Ok(()),

@@ -9,7 +9,7 @@ use arrow_schema::{Field, Schema};
 use ingest_core::{Done, Error, ErrorKind, Out, Result, Seq, Slice, columns};
 
 use crate::state::{Position, Which, Work};
-use crate::{Salesforce, bulk, query, soql};
+use crate::{Salesforce, bulk, cdc, query, soql};
 
 /// Reads a slice from a position on.
 pub(crate) async fn read(
@@ -22,6 +22,10 @@ pub(crate) async fn read(
     let stream = slice.streams.first().ok_or_else(|| Error::unexpected("a slice has no stream"))?;
     let reading = Reading { salesforce, work, stream };
     let done = match from {
+        from if work.topic.is_some() => {
+            let topic = work.topic.as_deref().unwrap_or_default();
+            cdc::feed::follow(salesforce, work, topic, stream, from, out).await
+        }
         None if work.bulk => bulk::begin(&reading, 0, out).await,
         None => query::read(&reading, None, out).await,
         Some(Position::Fresh { by_pages: true, .. }) => query::read(&reading, None, out).await,
@@ -29,17 +33,20 @@ pub(crate) async fn read(
         Some(Position::Job { id, failed }) => bulk::look(&reading, id, *failed, out).await,
         Some(Position::Results { job, locator, rows }) => bulk::resume(&reading, job, locator, *rows, out).await,
         Some(Position::Page { after, locator }) => query::read(&reading, Some((after, locator)), out).await,
-        Some(Position::Until { .. }) => {
-            return Err(Error::new(ErrorKind::CheckpointInvalid, "a slice stands at a position of another kind")
-                .with("stream", stream)
-                .hint("`ingest state reset` forgets it; the next run loads the stream again"));
-        }
+        Some(Position::Until { .. } | Position::Feed { .. }) => return Err(foreign(stream)),
     };
     let done = done.map_err(|error| error.with("stream", stream));
     if let (Ok(Done::Complete), Some(usage)) = (&done, salesforce.api.usage()) {
         tracing::info!(%stream, used = usage.used, limit = usage.limit, "the org's daily requests so far");
     }
     done
+}
+
+/// A position that this connector does not give for what is read.
+pub(crate) fn foreign(stream: &ingest_core::StreamName) -> Error {
+    Error::new(ErrorKind::CheckpointInvalid, "a stream stands at a position of another kind")
+        .with("stream", stream)
+        .hint("`ingest state reset` forgets it; the next run loads the stream again")
 }
 
 /// A slice while it is read.

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod bulk;
+mod cdc;
 mod check;
 mod client;
 mod config;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ingest_core::{
     Capabilities, Connector, Context, Deletes, Done, Mode, Out, Plan, PlanRequest, Problem, Replay, Result, Selection,
-    Slice, Spec, Stream, async_trait,
+    Slice, Spec, Stream, StreamName, async_trait,
 };
 
 use crate::client::Api;
@@ -30,6 +31,7 @@ use crate::streams::Object;
 pub struct Salesforce {
     config: SalesforceConfig,
     api: Arc<Api>,
+    pubsub: cdc::PubSub,
     /// What was described, by name.
     objects: Mutex<BTreeMap<String, Arc<Object>>>,
     /// How often each job was looked at: the longer it takes, the longer the pauses.
@@ -50,7 +52,7 @@ impl Connector for Salesforce {
             docs: include_str!("../README.md").into(),
             state_version: 1,
             capabilities: Capabilities {
-                modes: vec![Mode::Incremental, Mode::Full],
+                modes: vec![Mode::Incremental, Mode::Full, Mode::Cdc],
                 deletes: Deletes::Flagged,
                 replay: Replay::Always,
                 parallel: 8,
@@ -65,11 +67,16 @@ impl Connector for Salesforce {
     async fn open(config: SalesforceConfig, context: Context) -> Result<Self> {
         config.validate()?;
         let api = Arc::new(Api::open(&config, &context)?);
-        Ok(Self { config, api, objects: Mutex::default(), looks: Mutex::default() })
+        let pubsub = cdc::PubSub::new(&config)?;
+        Ok(Self { config, api, pubsub, objects: Mutex::default(), looks: Mutex::default() })
     }
 
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
         check::check(self, selection).await
+    }
+
+    async fn check_changes(&self, streams: &[StreamName]) -> Result<Vec<Problem>> {
+        cdc::check(self, streams).await
     }
 
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {

@@ -8,10 +8,10 @@ use ingest_core::{
 };
 use serde::Deserialize;
 
-use crate::Salesforce;
 use crate::soql;
 use crate::state::{Part, Position, Which, Work, cursor_id, swept_id};
 use crate::streams::Object;
+use crate::{Salesforce, cdc};
 
 /// Bytes of a query in a URL, encoded: Salesforce takes 16,384 with all headers.
 const QUERY_BYTES: usize = 12_000;
@@ -35,13 +35,13 @@ pub(crate) async fn plan(salesforce: &Salesforce, request: &PlanRequest<Position
     Ok(plan)
 }
 
-struct Planner<'a> {
-    salesforce: &'a Salesforce,
-    request: &'a PlanRequest<Position>,
-    selected: &'a Selected<Position>,
-    object: std::sync::Arc<Object>,
+pub(crate) struct Planner<'a> {
+    pub(crate) salesforce: &'a Salesforce,
+    pub(crate) request: &'a PlanRequest<Position>,
+    pub(crate) selected: &'a Selected<Position>,
+    pub(crate) object: std::sync::Arc<Object>,
     /// What all slices of the stream say.
-    work: Work,
+    pub(crate) work: Work,
 }
 
 impl<'a> Planner<'a> {
@@ -73,6 +73,7 @@ impl<'a> Planner<'a> {
             which: if object.is_archived { Which::Archived } else { Which::Live },
             bulk: false,
             at: salesforce.api.now(),
+            topic: None,
         };
         Ok(Self { salesforce, request, selected, object, work })
     }
@@ -85,6 +86,7 @@ impl<'a> Planner<'a> {
                 self.counted(plan).await
             }
             (Mode::Incremental, None) if self.work.cursor.is_some() => self.window(plan).await,
+            (Mode::Cdc, None) if self.object.has_changes() => cdc::plan::plan(self, plan).await,
             (Mode::Incremental | Mode::Cdc, None) => {
                 let modes: Vec<_> = self.selected.stream.modes.iter().map(ToString::to_string).collect();
                 Err(Error::new(ErrorKind::Unsupported, "cannot read the stream in this mode")
@@ -95,7 +97,7 @@ impl<'a> Planner<'a> {
     }
 
     /// First loads and full ones begin here.
-    fn start(&self) -> Option<i64> {
+    pub(crate) fn start(&self) -> Option<i64> {
         self.salesforce
             .config
             .start
@@ -121,7 +123,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The slices of what is read whole, also where there is nothing: a table may have to be emptied.
-    async fn counted(mut self, plan: &mut Plan<Work, Position>) -> Result<()> {
+    pub(crate) async fn counted(mut self, plan: &mut Plan<Work, Position>) -> Result<()> {
         let rows = self.count().await?;
         self.work.at = self.salesforce.api.now();
         self.slices(plan, rows).await
@@ -132,10 +134,7 @@ impl<'a> Planner<'a> {
         let held = match self.selected.positions.get(&cursor_id()) {
             None => None,
             Some(Position::Until { to }) => Some(*to),
-            Some(_) => {
-                return Err(Error::new(ErrorKind::CheckpointInvalid, "a stream stands at a position of another kind")
-                    .hint("`ingest state reset` forgets it; the next run loads the stream again"));
-            }
+            Some(_) => return Err(crate::extract::foreign(&self.selected.stream.name)),
         };
         let sweeps = self.sweeps(held);
         self.work.from = if sweeps { self.start() } else { held.or(self.start()) };

@@ -108,6 +108,7 @@ mod tests {
             which: Which::Live,
             bulk: false,
             at: 0,
+            topic: None,
         }
     }
 

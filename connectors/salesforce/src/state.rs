@@ -35,6 +35,9 @@ pub struct Work {
     pub bulk: bool,
     /// When it was planned.
     pub at: i64,
+    /// The topic whose changes are read in place of a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
 }
 
 /// Rows that were created in `[from, to)`.
@@ -93,6 +96,19 @@ pub enum Position {
         /// Rows so far.
         rows: u64,
     },
+    /// Among the changes of an object.
+    Feed {
+        /// The last event, in base64; without one, the first that is kept comes next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replay: Option<String>,
+        /// The highest commit time so far: milliseconds since 1970.
+        time: i64,
+        /// Rows of that time so far.
+        rows: u64,
+        /// What was committed before is in the load: milliseconds since 1970, while there is no last event.
+        #[serde(default)]
+        since: i64,
+    },
     /// Pages of a query.
     Page {
         /// The last id that was read.
@@ -125,6 +141,8 @@ mod tests {
             r#"{"fresh":{"failed":1,"by_pages":false}}"#,
             r#"{"job":{"id":"750","failed":0}}"#,
             r#"{"results":{"job":"750","locator":"MTAw","rows":100000}}"#,
+            r#"{"feed":{"replay":"AAAB","time":1790000000000,"rows":2,"since":0}}"#,
+            r#"{"feed":{"time":0,"rows":0,"since":1790000000000}}"#,
             r#"{"page":{"after":"001000000000001AAA","locator":"/services/data/v62.0/query/01g-2000"}}"#,
         ] {
             let position: Position = serde_json::from_str(text).expect(text);

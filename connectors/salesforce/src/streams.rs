@@ -234,6 +234,23 @@ impl Object {
         &self.cursors
     }
 
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// Whether it has a column.
+    pub fn has(&self, column: &str) -> bool {
+        self.fields.iter().any(|field| field.name() == column)
+    }
+
+    /// Whether it can publish changes: records that are edited, not their histories, shares and lists of values. Whether the org has it
+    /// selected is found out by asking.
+    pub fn has_changes(&self) -> bool {
+        self.is_deleted
+            && self.has("SystemModstamp")
+            && !["History", "Share", "Feed"].iter().any(|end| self.name.ends_with(end))
+    }
+
     pub fn is_in_bulk(&self) -> bool {
         !NOT_IN_BULK.contains(&self.name.as_str())
     }
@@ -242,7 +259,8 @@ impl Object {
         let cursors = self.cursors.iter();
         let cursors: Vec<_> =
             cursors.map(|name| CursorColumn { column: name.clone(), safety: Safety::Lag(lag) }).collect();
-        let modes = if cursors.is_empty() { vec![Mode::Full] } else { vec![Mode::Incremental, Mode::Full] };
+        let mut modes = if cursors.is_empty() { vec![Mode::Full] } else { vec![Mode::Incremental, Mode::Full] };
+        modes.extend(self.has_changes().then_some(Mode::Cdc));
         Stream {
             name: StreamName::from(self.name.as_str()),
             schema: Arc::new(Schema::new(self.fields.clone())),

@@ -1,6 +1,7 @@
 //! The connector against the stand-in of the testkit.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod conformance;
 mod faults;
 mod harness;

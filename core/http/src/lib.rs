@@ -45,6 +45,7 @@ mod oauth;
 mod pages;
 mod retry;
 mod send;
+mod session;
 mod statement;
 mod transport;
 
@@ -57,5 +58,6 @@ pub use hosts::HostRule;
 pub use oauth::{Grant, Habits, OAuth, RefreshTokens};
 pub use pages::{Fetch, PageGuard};
 pub use reqwest::{Method, StatusCode, header::HeaderMap};
+pub use session::Session;
 pub use statement::Statement;
 pub use url::Url;

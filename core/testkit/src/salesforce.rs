@@ -20,7 +20,9 @@
 //! ```
 
 mod answer;
+mod events;
 mod jobs;
+mod pubsub;
 mod soql;
 mod state;
 
@@ -31,6 +33,8 @@ use serde_json::{Map, Value};
 use crate::http::{Request, Response};
 use crate::stand_in::{Api, Script, StandIn};
 
+pub use self::events::Bus;
+pub use self::pubsub::PubSubServer;
 pub use self::state::{JobFault, State};
 
 /// The client that the server knows.

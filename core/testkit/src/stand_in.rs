@@ -124,6 +124,11 @@ impl<A: Api> StandIn<A> {
         lock(&self.state)
     }
 
+    /// The state, for another server of the same service.
+    pub(crate) fn shared(&self) -> Arc<Mutex<A>> {
+        self.state.clone()
+    }
+
     /// Stops the server's clock at a time, in the unit of the API.
     pub fn freeze(&self, now: i64) {
         self.state().freeze(now);

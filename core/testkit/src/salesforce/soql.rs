@@ -26,6 +26,7 @@ enum Condition {
     And(Box<Condition>, Box<Condition>),
     Or(Box<Condition>, Box<Condition>),
     Compare(String, &'static str, Value),
+    In(String, Vec<Value>),
 }
 
 /// What is wrong with a query: a code and a message.
@@ -58,7 +59,7 @@ impl Query {
 
     /// Objects and fields must exist and be seen.
     fn known(&self, state: &State) -> Result<(), Wrong> {
-        if self.object == "FieldDefinition" {
+        if matches!(self.object.as_str(), "FieldDefinition" | "Organization") {
             return Ok(());
         }
         let Some(object) = state.objects.get(&self.object) else {
@@ -102,7 +103,7 @@ impl Condition {
                 a.names(names);
                 b.names(names);
             }
-            Self::Compare(name, ..) => names.push(name),
+            Self::Compare(name, ..) | Self::In(name, _) => names.push(name),
         }
     }
 
@@ -110,6 +111,7 @@ impl Condition {
         match self {
             Self::And(a, b) => a.holds(row) && b.holds(row),
             Self::Or(a, b) => a.holds(row) || b.holds(row),
+            Self::In(name, literals) => row.get(name).is_some_and(|value| literals.contains(value)),
             Self::Compare(name, operator, literal) => {
                 let value = row.get(name).unwrap_or(&Value::Null);
                 let order = match (value, literal) {
@@ -173,6 +175,15 @@ fn one(tokens: &mut Tokens) -> Result<Condition, Wrong> {
         return Ok(inner);
     }
     let name = tokens.next()?;
+    if tokens.takes("IN") {
+        tokens.word("(")?;
+        let mut literals = vec![value(&tokens.next()?)?];
+        while tokens.takes(",") {
+            literals.push(value(&tokens.next()?)?);
+        }
+        tokens.word(")")?;
+        return Ok(Condition::In(name, literals));
+    }
     let operator = tokens.next()?;
     let known = ["=", "!=", "<=", ">=", "<", ">"].into_iter().find(|known| *known == operator);
     let operator = known.ok_or_else(|| malformed(&operator))?;

@@ -7,6 +7,7 @@ use chrono::DateTime;
 use serde_json::{Map, Value, json};
 
 use super::Fault;
+use super::events::{Bus, Happened};
 use super::jobs::Job;
 use crate::stand_in::Script;
 
@@ -48,6 +49,8 @@ pub struct State {
     pub page_rows: usize,
     /// Pages of results say so many rows more than they have, once.
     pub cut_results: usize,
+    /// Change events.
+    pub bus: Bus,
 }
 
 /// One object.
@@ -90,6 +93,7 @@ impl Default for State {
             rotates: false,
             page_rows: 2_000,
             cut_results: 0,
+            bus: Bus::default(),
         }
     }
 }
@@ -161,7 +165,9 @@ impl State {
             values.insert((*name).to_owned(), default(name, kind, n, at, &id));
         }
         values.extend(fields.as_object().cloned().unwrap_or_default());
-        sobject.rows.insert(id.clone(), Row { values, before: None, changed: at });
+        sobject.rows.insert(id.clone(), Row { values: values.clone(), before: None, changed: at });
+        let changed = values.keys().cloned().collect();
+        self.happened(object, "CREATE", &id, changed, values, at);
         id
     }
 
@@ -187,7 +193,25 @@ impl State {
                 row.values.insert(cursor.to_owned(), now.into());
             }
         }
-        row.values.extend(fields.as_object().cloned().unwrap_or_default());
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        let is_gone = fields.get("IsDeleted") == Some(&Value::Bool(true));
+        let changed = fields.keys().cloned().chain(["LastModifiedDate".to_owned()]).collect();
+        row.values.extend(fields);
+        let values = row.values.clone();
+        self.happened(object, if is_gone { "DELETE" } else { "UPDATE" }, id, changed, values, now);
+    }
+
+    fn happened(
+        &mut self,
+        object: &str,
+        kind: &'static str,
+        id: &str,
+        changed: BTreeSet<String>,
+        values: Map<String, Value>,
+        at: i64,
+    ) {
+        let (object, id) = (object.to_owned(), id.to_owned());
+        self.bus.happened(Happened { number: 0, object, kind, id, changed, values, at });
     }
 
     /// Changes fields of a row without a trace, as a formula does whose parts lie elsewhere.
