@@ -12,7 +12,7 @@ use crate::workspace::{Lock, Package, members, text, top};
 /// | core/files, core/http, core/sql, core/tls, core/conformance | core | the testkit |
 /// | core/testkit | core, core/conformance | |
 /// | a connector | core, core/files, core/http, core/sql, core/tls | the testkit |
-/// | a table format, the catalog | core | the testkit |
+/// | a table format, the catalog, runner/sql-checks | core | the testkit |
 /// | the runner, tests | all | all |
 fn may_know(name: &str) -> Option<Option<(&'static [&'static str], &'static [&'static str])>> {
     const CORE: &[&str] = &["ingest-core"];
@@ -24,6 +24,7 @@ fn may_know(name: &str) -> Option<Option<(&'static [&'static str], &'static [&'s
         }
         "ingest-testkit" => Some((&["ingest-core", "ingest-conformance"], &["ingest-core", "ingest-conformance"])),
         "ingest-runner" | "ingest-tests" => None,
+        "ingest-sql-checks" => Some((CORE, KIT)),
         _ if name.starts_with("ingest-lake-") => Some((CORE, KIT)),
         _ if name.starts_with("ingest-connector-") => Some((
             &["ingest-core", "ingest-files", "ingest-http", "ingest-sql", "ingest-tls"],

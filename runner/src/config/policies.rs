@@ -352,7 +352,7 @@ pub struct Reference {
 }
 
 /// A check on the rows of a stream, or on a run of it: one of `not_null`, `unique`, `accepted_values`, `range`, `regex`,
-/// `length`, `references`, `freshness`, `row_count`, `volume`, `schema`.
+/// `length`, `references`, `sql`, `freshness`, `row_count`, `volume`, `schema`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckOptions {
@@ -403,10 +403,13 @@ pub struct CheckOptions {
     /// The source has these columns with these types, as `ingest discover` prints them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<BTreeMap<String, String>>,
-    /// A condition in SQL. Not built in yet.
+    /// A condition in SQL on the values of a row: `"amount >= 0 and (status <> 'paid' or paid_at is not null)"`. Null passes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql: Option<String>,
 }
+
+/// Characters of a condition in the name of its check.
+const LABEL: usize = 60;
 
 /// A fault of the options of a check: the key, and what is wrong with it.
 pub type CheckFault = (&'static str, String);
@@ -436,10 +439,21 @@ impl CheckOptions {
         self.column.iter().chain(self.columns.iter().flatten()).map(String::as_str).collect()
     }
 
+    /// The columns that it looks at, with those that a condition names.
+    pub fn looks_at(&self) -> Vec<String> {
+        let named = self.sql.as_ref().and_then(|text| crate::policy::Condition::read(text).ok());
+        let named = named.map(|condition| condition.columns().to_vec()).unwrap_or_default();
+        self.columns().into_iter().map(str::to_owned).chain(named).collect()
+    }
+
     /// The name in reports: `not_null(id)`.
     pub fn label(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
+        }
+        if let Some(text) = &self.sql {
+            let short: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LABEL).collect();
+            return format!("sql({short})");
         }
         let kind = self.kinds().first().copied().unwrap_or("check");
         let columns = self.columns();
@@ -458,7 +472,9 @@ impl CheckOptions {
         let mut faults = Vec::new();
         let of_run = matches!(*kind, "row_count" | "volume" | "schema");
         match (of_run, self.columns().len(), *kind) {
-            (true, 0, _) | (false, 1, _) => {}
+            (_, 0, "sql") | (true, 0, _) => {}
+            (_, _, "sql") => faults.push(("column", "a condition in SQL names its columns itself".to_owned())),
+            (false, 1, _) => {}
             (true, _, _) => faults.push(("column", format!("{kind} is about no single column"))),
             (false, 0, _) => faults.push(("column", "this key is required".to_owned())),
             (false, _, "unique") if self.column.is_none() => {}
@@ -544,6 +560,8 @@ mod tests {
             faults(json!({"row_count": {"min": 2, "max": 1}, "on_fail": "quarantine"})),
             ["on_fail", "row_count"]
         );
+        assert_eq!(faults(json!({"sql": "a > 0"})), Vec::<&str>::new());
+        assert_eq!(faults(json!({"column": "a", "sql": "a > 0"})), ["column"]);
         assert_eq!(faults(json!({"column": "a", "regex": "("})), ["regex"]);
         assert_eq!(faults(json!({"column": "a", "regex": "(a{1000}){1000}"})), ["regex"]);
     }

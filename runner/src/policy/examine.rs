@@ -16,6 +16,7 @@ use ingest_core::{Error, ErrorKind, Result};
 
 use super::Policy;
 use super::ask::{Test, newest};
+use super::condition::{Bound, Condition};
 use super::masks::Masks;
 use super::sets::{Set, Sets};
 use super::values::plain;
@@ -85,7 +86,15 @@ pub struct Examiner {
 struct Compiled {
     masks: Masks,
     /// Per check; `None` where the batch does not have its columns.
-    tests: Vec<Option<Test>>,
+    tests: Vec<Option<Asked>>,
+}
+
+/// What a check asks.
+enum Asked {
+    /// Of the values of one column, or of several together.
+    Column(Test),
+    /// Of rows: a condition on columns by their paths.
+    Row(Bound, Vec<String>),
 }
 
 impl Examiner {
@@ -121,7 +130,10 @@ impl Examiner {
                 continue;
             }
             let failing = match test {
-                Some(test) => self.failing(i, check, test, &batch, &masked, counted.as_ref(), &mut tally)?,
+                Some(Asked::Column(test)) => {
+                    self.failing(i, check, test, &batch, &masked, counted.as_ref(), &mut tally)?
+                }
+                Some(Asked::Row(condition, columns)) => Some(not_true(condition, columns, &batch)?),
                 None => check.not_null.is_some().then(|| BooleanBuffer::new_set(rows)),
             };
             let failing = match (failing, &counted) {
@@ -152,17 +164,18 @@ impl Examiner {
         let masks = self.policy.compile(schema)?;
         let mut tests = Vec::new();
         for check in &self.policy.checks {
-            let found: Vec<_> = check.columns().iter().filter_map(|path| type_at(schema, path)).collect();
-            if found.is_empty() || found.len() < check.columns().len() {
+            let columns = check.looks_at();
+            let found: Vec<_> = columns.iter().filter_map(|path| type_at(schema, path)).collect();
+            if found.is_empty() || found.len() < columns.len() {
                 tests.push(None);
                 continue;
             }
-            let test = Test::of(check, &found[0]).map_err(|unfit| {
-                Error::new(ErrorKind::SchemaChanged, format!("the check {} {}", check.label(), unfit.0))
+            let asked = asked(check, columns, &found).map_err(|unfit| {
+                Error::new(ErrorKind::SchemaChanged, format!("the check {} {unfit}", check.label()))
                     .with("stream", &self.policy.stream)
                     .hint("the source gives another type than before: correct the check, or the source")
             })?;
-            tests.push(Some(test));
+            tests.push(Some(asked));
         }
         let compiled = Arc::new(Compiled { masks, tests });
         self.compiled = Some((Arc::clone(schema), Arc::clone(&compiled)));
@@ -188,7 +201,7 @@ impl Examiner {
             let Some(array) = self.column(batch, check)? else { return Ok(None) };
             let Some(nulls) = array.logical_nulls().filter(|nulls| nulls.null_count() > 0) else { return Ok(None) };
             let missing = !nulls.inner();
-            return Ok(Some(match carried(batch, check) {
+            return Ok(Some(match check.column.as_deref().and_then(|path| carried(batch, path)) {
                 Some(carried) => &missing & &carried,
                 None => missing,
             }));
@@ -248,13 +261,29 @@ fn counted(batch: &RecordBatch) -> Option<BooleanBuffer> {
     (counted.count_set_bits() < counted.len()).then_some(counted)
 }
 
-/// The rows that carry the column of a check; `None` = all. Absent is not null.
-fn carried(batch: &RecordBatch, check: &CheckOptions) -> Option<BooleanBuffer> {
+/// What a check asks of columns of these types, or why it cannot.
+fn asked(check: &CheckOptions, columns: Vec<String>, types: &[DataType]) -> std::result::Result<Asked, String> {
+    let Some(text) = &check.sql else { return Test::of(check, &types[0]).map(Asked::Column).map_err(|unfit| unfit.0) };
+    let bound = Condition::read(text).and_then(|condition| condition.bind(types));
+    bound.map(|bound| Asked::Row(bound, columns)).map_err(|fault| format!("cannot be asked: {}", fault.what))
+}
+
+/// The rows for which a condition is false; those that do not carry one of its columns are not asked.
+fn not_true(condition: &Bound, columns: &[String], batch: &RecordBatch) -> Result<BooleanBuffer> {
+    let arrays = columns.iter().filter_map(|path| column_at(batch, path)).map(|array| plain(&array));
+    let mut failing = condition.failing(&arrays.collect::<Result<Vec<_>>>()?, batch.num_rows())?;
+    for carried in columns.iter().filter_map(|path| carried(batch, path)) {
+        failing = &failing & &carried;
+    }
+    Ok(failing)
+}
+
+/// The rows that carry a column; `None` = all. Absent is not null.
+fn carried(batch: &RecordBatch, path: &str) -> Option<BooleanBuffer> {
     let bits = batch.column_by_name(ABSENT)?.as_binary_opt::<i32>()?;
     if bits.null_count() == bits.len() {
         return None;
     }
-    let path = check.column.as_deref()?;
     let top = path.split('.').next()?;
     let place = batch.schema_ref().index_of(path).or_else(|_| batch.schema_ref().index_of(top)).ok()?;
     let absent = |row: usize| {

@@ -5,7 +5,7 @@
 //! | `classes`, `schemas` | data classes of columns: by configuration, by the connector, guessed from names and samples |
 //! | `masks`, `values`, `objects` | which column gets which mask; masks on arrays; masks on JSON |
 //! | `key` | the mask key: hashes, tokens, its fingerprint |
-//! | `ask`, `sets`, `examine` | checks on arrays; what `unique` and `references` compare with; both on batches |
+//! | `ask`, `condition`, `sets`, `examine` | checks on arrays; checks in SQL; what `unique` and `references` compare with; all on batches |
 //! | `keeping` | how long rows are kept |
 //! | `quality` | what checks have found, and whether a commit may be made |
 //!
@@ -14,6 +14,7 @@
 
 mod ask;
 mod classes;
+mod condition;
 mod examine;
 pub mod keeping;
 mod key;
@@ -38,6 +39,7 @@ use ingest_core::{BadRecord, CLASS, Error, ErrorKind, MASK, Region, Result, Stre
 
 pub use ask::regex;
 pub use classes::{Guess, guess_by_name, guess_by_values};
+pub use condition::Condition;
 pub use examine::{Examined, Examiner, Held, Tally};
 pub(crate) use examine::{column_at, type_at};
 pub use key::{MaskKey, Tokens, hex};
@@ -401,6 +403,10 @@ impl Policy {
         let mut faults = Vec::new();
         for (place, check) in self.checks.iter().enumerate() {
             let kind = check.kinds().first().copied().unwrap_or("column");
+            if let Some(text) = &check.sql {
+                let faults_of = condition_faults(text, schema);
+                faults.extend(faults_of.into_iter().map(|(what, hint)| (place, "sql", what, hint)));
+            }
             for column in check.columns() {
                 let Some(data_type) = examine::type_at(schema, column) else {
                     let what = format!("there is no column {column:?} to check");
@@ -433,7 +439,8 @@ impl Policy {
     /// `ConfigInvalid` with the check.
     pub fn require_columns(&self, schema: &SchemaRef) -> Result<()> {
         for check in &self.checks {
-            if let Some(column) = check.columns().iter().find(|column| examine::type_at(schema, column).is_none()) {
+            let columns = check.looks_at();
+            if let Some(column) = columns.iter().find(|column| examine::type_at(schema, column).is_none()) {
                 return Err(Error::config(format!("the check {} looks at a column that is not read", check.label()))
                     .with("stream", &self.stream)
                     .with("column", column)
@@ -540,6 +547,25 @@ impl Policy {
 /// A key below another, as places spell it.
 fn join(parent: &str, key: &str) -> String {
     crate::config::join(parent, key)
+}
+
+/// What is wrong with a condition, now that the columns are known: what, hint.
+fn condition_faults(text: &str, schema: &Schema) -> Vec<(String, String)> {
+    // What cannot be read, the configuration's reader has named.
+    let Ok(condition) = Condition::read(text) else { return Vec::new() };
+    let (mut types, mut faults) = (Vec::new(), Vec::new());
+    for column in condition.columns() {
+        match examine::type_at(schema, column) {
+            Some(data_type) => types.push(data_type),
+            None => faults.push((format!("there is no column {column:?} to check"), nearest_column(column, schema))),
+        }
+    }
+    if faults.is_empty()
+        && let Err(fault) = condition.bind(&types)
+    {
+        faults.push((fault.what, fault.hint));
+    }
+    faults
 }
 
 fn nearest_column(name: &str, schema: &Schema) -> String {

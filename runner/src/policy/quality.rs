@@ -253,6 +253,9 @@ fn failed(check: &CheckOptions, what: &str) -> Error {
 
 /// What a row that fails has wrong; nothing of the row.
 pub(super) fn reason(check: &CheckOptions) -> String {
+    if check.sql.is_some() {
+        return format!("{} is not true", check.label());
+    }
     let columns = check.columns().join(", ");
     let what = match check.kinds().first().copied().unwrap_or_default() {
         "not_null" => "is null",

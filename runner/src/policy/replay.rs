@@ -305,7 +305,7 @@ impl Policy {
         let (masked, plain): (Vec<_>, Vec<_>) = std::mem::take(&mut policy.checks)
             .into_iter()
             .filter(holds)
-            .partition(|check| check.columns().iter().any(|column| policy.is_masked(column)));
+            .partition(|check| check.looks_at().iter().any(|column| policy.is_masked(column)));
         policy.checks = plain;
         policy.masked_checks = masked.iter().map(crate::config::CheckOptions::label).collect();
         policy.rules = Default::default();

@@ -4,6 +4,7 @@ use ingest_core::Secret;
 
 use super::{Loader, Policies, StreamOptions, Value, join, schema, yaml};
 use crate::config::yaml::Node;
+use crate::policy::Condition;
 
 impl Loader<'_> {
     pub(super) fn policies(&mut self, node: Option<&Node>) -> Policies {
@@ -42,8 +43,9 @@ impl Loader<'_> {
                 let path = if key.is_empty() { path.clone() } else { join(&path, key) };
                 self.problem(&origin, &path, what);
             }
-            if let Some(sql) = entry.get("sql").filter(|_| check.sql.is_some()) {
-                self.not_built_in(&sql.origin.clone(), &join(&path, "sql"), "a check in SQL");
+            if let Some(Err(fault)) = check.sql.as_deref().map(Condition::read) {
+                let origin = entry.get("sql").map_or(&entry.origin, |found| &found.origin).clone();
+                self.problem(&origin, &join(&path, "sql"), fault.what).hint = Some(fault.hint);
             }
         }
     }

@@ -165,7 +165,7 @@ fn masks_checks_and_policies_are_read_and_what_is_wrong_has_a_place() {
 
     let wrong = Case::new(
         "sources:\n  shop:\n    host: h\n    streams:\n      orders:\n        checks:\n          - {column: id}\n\
-         \x20         - {column: id, regex: \"(\"}\n          - {column: id, sql: \"id > 0\"}\n\
+         \x20         - {column: id, regex: \"(\"}\n          - {sql: \"count(id) > 0\"}\n\
          \x20         - {row_count: {min: 1}, on_fail: quarantine}\n",
     );
     assert_eq!(
@@ -173,7 +173,11 @@ fn masks_checks_and_policies_are_read_and_what_is_wrong_has_a_place() {
         [
             "ingest.yaml:7: sources.shop.streams.orders.checks.0: this check checks nothing: write e.g. `{column: id, not_null: true}`",
             "ingest.yaml:8: sources.shop.streams.orders.checks.1.regex: the expression cannot be read: unclosed group",
-            "ingest.yaml:9: sources.shop.streams.orders.checks.2.sql: a check in SQL is not built in yet (remove it: this build would not honour it)",
+            if cfg!(feature = "sql") {
+                "ingest.yaml:9: sources.shop.streams.orders.checks.2.sql: count is about several rows (a condition sees one row: `row_count`, `unique` and `volume` look at all of them)"
+            } else {
+                "ingest.yaml:9: sources.shop.streams.orders.checks.2.sql: this program was built without checks in SQL (build it with `cargo build -p ingest-runner --features sql`, or write the check otherwise)"
+            },
             "ingest.yaml:10: sources.shop.streams.orders.checks.3.on_fail: row_count is about no single rows: write warn or fail",
         ]
     );
