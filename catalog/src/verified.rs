@@ -36,7 +36,8 @@ pub struct VerifiedStream {
     /// The version of the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table_version: Option<u64>,
-    /// `read`: the source was read; `counted`: it was asked for a count alone.
+    /// `read`: the source was read; `summed`: it added its rows up by itself; `summed and read`: the latter for some columns;
+    /// `counted`: it was asked for a count alone.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub how: String,
     /// Rows of the source, without those that a check holds back.
@@ -75,6 +76,9 @@ pub struct Compared {
 pub struct ComparedColumn {
     /// The column of the table.
     pub column: String,
+    /// `summed`: the source added its values up by itself; nothing: they were read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub how: String,
     /// Its sums.
     #[serde(flatten)]
     pub sums: Compared,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Context, Cursor, Done, Error, ErrorKind, Json, Mode, Out, Plan, PlanRequest, Problem, Result, Selection, Slice,
-    Stream, StreamName,
+    SourceSums, Stream, StreamName,
 };
 
 /// What an author writes. [`Builtin`](crate::Builtin) makes the erased form; authors never see JSON of their own state.
@@ -25,6 +25,7 @@ use crate::{
 /// | `extract` | for many slices ([`Capabilities::parallel`]) | yes, but never twice at once for one slice | every row after `from` was given |
 /// | `checkpoint` | after `committed` is durable in every table | one at a time per slice | the source may forget what is committed |
 /// | `count` | `ingest verify --counts` | no | so many rows are there now |
+/// | `sums` | `ingest verify` | no | the rows that are there now add up to that |
 #[async_trait]
 pub trait Connector: Send + Sync + Sized + 'static {
     /// The YAML of a source: `#[serde(deny_unknown_fields, default)]`, one doc comment per field.
@@ -93,6 +94,14 @@ pub trait Connector: Send + Sync + Sized + 'static {
     ///
     /// By `ingest verify --counts`. `None` = it cannot: the runner reads the stream and counts.
     async fn count(&self, _stream: &Stream, _filter: Option<&str>) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Adds up the rows that a full read of the stream would give now, where the source can do so without giving them.
+    ///
+    /// By `ingest verify`, with the columns that it compares. `None` = it cannot, or not with the stream's key. Columns of
+    /// types for which it cannot make the texts of [`SourceSums`] are left out: the runner reads them.
+    async fn sums(&self, _stream: &Stream, _filter: Option<&str>, _columns: &[String]) -> Result<Option<SourceSums>> {
         Ok(None)
     }
 

@@ -34,6 +34,7 @@ mod position;
 mod secret;
 mod source;
 mod stream;
+mod sums;
 
 pub use connector::{Capabilities, Connector, Deletes, Replay, SetUp, Spec};
 pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, SystemClock};
@@ -50,6 +51,7 @@ pub use stream::{
     CLASS, CursorColumn, Estimate, MASK, Mode, Problem, Safety, Selected, Selection, Severity, Stream, WriteMode,
     glob_matches,
 };
+pub use sums::SourceSums;
 
 /// Any JSON value.
 pub type Json = serde_json::Value;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::out::store;
 use crate::{
     Connector, Context, Done, Error, ErrorKind, Json, Out, Plan, PlanRequest, Problem, RawOut, Result, Selected,
-    Selection, SetUp, Slice, Spec, Stored, Stream, StreamName,
+    Selection, SetUp, Slice, SourceSums, Spec, Stored, Stream, StreamName,
 };
 
 /// Makes a source of a configuration. [`Builtin`] is one for every [`Connector`]; a plug-in is another.
@@ -56,6 +56,11 @@ pub trait Source: Send + Sync {
     /// See [`Connector::count`].
     async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
         let _ = (stream, filter);
+        Ok(None)
+    }
+    /// See [`Connector::sums`].
+    async fn sums(&self, stream: &Stream, filter: Option<&str>, columns: &[String]) -> Result<Option<SourceSums>> {
+        let _ = (stream, filter, columns);
         Ok(None)
     }
 }
@@ -229,5 +234,9 @@ impl<C: Connector> Source for Erased<C> {
 
     async fn count(&self, stream: &Stream, filter: Option<&str>) -> Result<Option<u64>> {
         self.connector.count(stream, filter).await
+    }
+
+    async fn sums(&self, stream: &Stream, filter: Option<&str>, columns: &[String]) -> Result<Option<SourceSums>> {
+        self.connector.sums(stream, filter, columns).await
     }
 }

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selected, Selection, Slice, Spec, Stream, StreamName, async_trait,
+    PlanRequest, Problem, Replay, Result, Safety, Selected, Selection, Slice, SourceSums, Spec, Stream, StreamName,
+    async_trait,
 };
+use mysql_async::{Row, from_value_opt};
 
 use crate::catalog::{self, Column, Sort, Table};
 use crate::config::MysqlConfig;
@@ -16,7 +18,7 @@ use crate::plan::Planner;
 use crate::server::{Connection, Server};
 use crate::types::Kind;
 use crate::work::{Log, Position, Work};
-use crate::{cdc, check, extract, incremental, select};
+use crate::{cdc, check, extract, incremental, select, sums};
 
 /// Streams that are planned together, at one time of the server.
 const GROUP: &str = "server";
@@ -127,6 +129,21 @@ impl Connector for Mysql {
             counted.ok_or_else(|| Error::unexpected("the server did not answer with a count")).map(Some)
         };
         count.await.map_err(|error| error.with("stream", &stream.name))
+    }
+
+    async fn sums(&self, stream: &Stream, filter: Option<&str>, columns: &[String]) -> Result<Option<SourceSums>> {
+        let sums = async {
+            let tables = self.tables_named(&[&stream.name]).await?;
+            let table = tables.get(&stream.name).ok_or_else(missing)?;
+            let Some(adding) = sums::sums(table, &stream.key, columns, filter)? else { return Ok(None) };
+            let mut lent = self.server.lend().await?;
+            let rows: Vec<Row> = lent.connection().rows(&adding.sql, "add up the rows of a table").await?;
+            lent.give_back();
+            let row = rows.into_iter().next().map(Row::unwrap_raw).unwrap_or_default();
+            let texts: Vec<Option<String>> = row.into_iter().map(|cell| from_value_opt(cell?).ok()).collect();
+            adding.sums(texts.iter().map(Option::as_deref)).map(Some)
+        };
+        sums.await.map_err(|error: Error| error.with("stream", &stream.name))
     }
 }
 

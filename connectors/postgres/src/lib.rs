@@ -15,6 +15,7 @@ mod plan;
 mod select;
 mod server;
 mod streams;
+mod sums;
 mod text;
 mod tls;
 mod types;

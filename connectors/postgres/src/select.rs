@@ -52,8 +52,13 @@ pub(crate) fn select<'a>(table: &'a Table, work: &Work, from: Option<&Position>)
 
 /// Writes the statement that counts the rows of a table.
 pub(crate) fn count(table: &Table, rows: Option<&str>) -> Result<String> {
+    Ok(format!("SELECT pg_catalog.count(*) FROM {}", counted(table, rows)?))
+}
+
+/// The rows that are counted: the table, and the condition behind it.
+pub(crate) fn counted(table: &Table, rows: Option<&str>) -> Result<String> {
     let condition = filter(rows).map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-    Ok(format!("SELECT pg_catalog.count(*) FROM {}{condition}", source(table, &Part::Whole)?))
+    Ok(format!("{}{condition}", source(table, &Part::Whole)?))
 }
 
 fn chosen<'a>(table: &'a Table, names: Option<&[String]>) -> Result<Vec<&'a Column>> {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Intent, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selection, SetUp, Shape, Slice, SliceId, Spec, Stream, StreamName,
-    async_trait,
+    PlanRequest, Problem, Replay, Result, Safety, Selection, SetUp, Shape, Slice, SliceId, SourceSums, Spec, Stream,
+    StreamName, async_trait,
 };
 
 use crate::catalog::{self, Column, Sort, Table};
@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::types::Kind;
 use crate::wire::Connection;
 use crate::work::{Log, Part, Position, Work};
-use crate::{cdc, check, extract, incremental, select};
+use crate::{cdc, check, extract, incremental, select, sums};
 
 /// Streams that are planned together, so that one snapshot holds for all of them.
 const GROUP: &str = "snapshot";
@@ -183,6 +183,20 @@ impl Connector for Postgres {
             counted.ok_or_else(|| Error::unexpected("the server did not answer with a count")).map(Some)
         };
         count.await.map_err(|error| error.with("stream", &stream.name))
+    }
+
+    async fn sums(&self, stream: &Stream, filter: Option<&str>, columns: &[String]) -> Result<Option<SourceSums>> {
+        let sums = async {
+            let tables = self.tables_named(&[&stream.name]).await?;
+            let table = tables.get(&stream.name).ok_or_else(missing)?;
+            let Some(adding) = sums::sums(table, &stream.key, columns, filter)? else { return Ok(None) };
+            let mut lent = self.server.lend().await?;
+            let rows = lent.connection.query(&adding.sql).await?;
+            lent.give_back(&self.server);
+            let row = rows.first().map_or(&[][..], |row| row.as_slice());
+            adding.sums(row.iter().map(Option::as_deref)).map(Some)
+        };
+        sums.await.map_err(|error: Error| error.with("stream", &stream.name))
     }
 
     async fn checkpoint(&self, slice: &Slice<Work>, committed: &Position) -> Result<()> {

@@ -10,11 +10,13 @@ mod check;
 mod login;
 mod marks;
 mod ranges;
+mod sums;
 
 pub use check::{few, plaintext, unknown_streams};
 pub use login::{Fault, Login, refuse};
 pub use marks::{Ordered, Step};
 pub use ranges::{KeyRange, cut, cut_integers};
+pub use sums::Adding;
 
 use ingest_core::{Error, Result};
 

@@ -48,7 +48,7 @@ use ingest_core::{Error, ErrorKind, Result, StreamName};
 
 pub use changes::{Handling, SchemaChange};
 pub(crate) use exact::texts;
-pub(crate) use names::{column_of, stored_name};
+pub(crate) use names::{column_of, same_column, stored_name};
 pub use reconcile::reconcile;
 
 use crate::config::SchemaPolicy;

@@ -22,7 +22,7 @@ pub(crate) fn column_of(schema: &Schema, name: &str) -> Option<String> {
 }
 
 /// Whether two names stand for one column of a table, where case does not part names.
-pub(super) fn same_column(a: &str, b: &str) -> bool {
+pub(crate) fn same_column(a: &str, b: &str) -> bool {
     a == b || folded(a) == folded(b)
 }
 

@@ -13,6 +13,9 @@ use ingest_core::{Error, ErrorKind, Result, WriteMode};
 
 use super::sums::{Adder, Sums};
 
+/// What the rows of a batch add up to, of those that count.
+pub type Add<'a> = dyn FnMut(&RecordBatch, Option<&BooleanArray>) -> Result<Sums> + Send + 'a;
+
 /// Adds up the rows of a table that stand for what the source has now.
 ///
 /// | table | rows |
@@ -21,6 +24,8 @@ use super::sums::{Adder, Sums};
 /// | `merge` | all that are not marked as deleted |
 /// | `scd2` | the current versions |
 /// | added to, with a key | the newest row of each key, unless it says that the key was deleted |
+///
+/// `add` says what the rows of a batch add up to, and which of them count.
 ///
 /// # Errors
 /// `LimitExceeded` where the newest rows of more keys are to be found than fit into memory.
@@ -31,10 +36,10 @@ pub async fn sums(
     key: &[String],
     cursor: Option<&str>,
     memory: u64,
+    add: &mut Add<'_>,
 ) -> Result<Sums> {
     let schema = table.schema();
-    let mut adder = Adder::new(columns, key);
-    let mut sums = Sums { columns: vec![0; columns.len()], ..Sums::default() };
+    let mut sums = Sums::default();
     let marks: &[&str] = match write {
         WriteMode::Scd2 => &[CURRENT],
         WriteMode::Merge => &[DELETED_AT],
@@ -58,7 +63,7 @@ pub async fn sums(
                 None => there(&batch, write),
             };
             place += batch.num_rows() as u64;
-            sums.add(&adder.add(&batch, counts.as_ref())?);
+            sums.add(&add(&batch, counts.as_ref())?);
             Ok(())
         })
         .await?;

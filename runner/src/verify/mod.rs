@@ -1,30 +1,37 @@
 //! `ingest verify`: compares streams of a source with their tables, by counts, hashes of keys and checksums of columns.
 //!
-//! The source is read as a load reads it, checks, masks and types included, and added up instead of written; or it is asked for
-//! a count alone. Sums do not depend on the order of rows, so nothing is sorted and nothing is kept.
+//! The source is read as a load reads it, checks, masks and types included, and added up instead of written; or it adds up by
+//! itself; or it is asked for a count alone. Sums do not depend on the order of rows, so nothing is sorted and nothing is kept.
 //!
 //! | module | what it does |
 //! | --- | --- |
 //! | `sums` | adds rows up |
 //! | `given` | what the source gives |
+//! | `summed`, `texts` | sources that add up by themselves, and tables as these do it |
 //! | `held` | what the table holds |
 
 mod given;
 mod held;
+mod summed;
 mod sums;
+mod texts;
 
-use arrow_schema::Schema;
+use std::sync::Arc;
+
+use arrow_schema::{FieldRef, Schema};
 use ingest_catalog::{Compared, ComparedColumn, VerifiedStream};
 use ingest_core::columns::{CURRENT, EFFECTIVE, EXPIRY, RESCUED, is_reserved};
-use ingest_core::{Error, ErrorKind, Mode, Result};
+use ingest_core::lake::Table;
+use ingest_core::{Error, ErrorKind, Mode, Result, Stream};
 
 use crate::commit::bronze;
-use crate::config::OnFail;
-use crate::conform::column_of;
+use crate::config::{OnFail, StreamOptions};
+use crate::conform::{column_of, same_column};
 use crate::run::{Target, conform_to};
 use crate::session::Session;
 use given::Given;
-use sums::Sums;
+use summed::{Summed, summed};
+use sums::{Adder, Sums};
 
 /// Compares a stream with its table.
 ///
@@ -56,24 +63,114 @@ pub async fn verify(session: &Session, target: &Target, counts: bool) -> Result<
         ..VerifiedStream::default()
     };
     report.notes.extend(lacking(&schema, conform.storage()));
-    let given = match counted(session, &whole, counts).await? {
-        Some(rows) => {
-            report.how = "counted".to_owned();
-            Given { sums: Sums { rows, ..Sums::default() }, ..Given::default() }
-        }
-        None => given::read(session, &whole, table.as_ref(), &columns, &key).await?,
-    };
     let cursor = target.cursor.as_ref().and_then(|cursor| column_of(&schema, &cursor.column));
-    let held = held::sums(table.as_ref(), target.write, &columns, &key, cursor.as_deref(), session.memory).await?;
-    let is_counted = report.how == "counted";
-    judge(&mut report, &given, &held, if is_counted { &[] } else { &columns }, !key.is_empty() && !is_counted);
+    let cursor = cursor.as_deref();
+    if counts {
+        if let Some(rows) = counted(session, &whole).await? {
+            report.how = "counted".to_owned();
+            let given = Given { sums: Sums { rows, ..Sums::default() }, ..Given::default() };
+            let held = held(session, table.as_ref(), target, (&columns, &key), cursor).await?;
+            judge(&mut report, &given, &held, &[], false);
+            return Ok(report);
+        }
+    } else {
+        match summed(session, &whole, table.as_ref(), &columns, &key, cursor).await? {
+            Summed::No(note) => report.notes.extend(note),
+            Summed::Differs => report.notes.push("the sums that the source made by itself differ: it was read".into()),
+            Summed::Equal { sums, columns: equal } => {
+                return by_both(session, &whole, table.as_ref(), &columns, &key, cursor, report, (sums, equal)).await;
+            }
+        }
+    }
+    let given = given::read(session, &whole, table.as_ref(), &columns, &key).await?;
+    let held = held(session, table.as_ref(), target, (&columns, &key), cursor).await?;
+    judge(&mut report, &given, &held, &columns, !key.is_empty());
     Ok(report)
 }
 
-/// What the source counts by itself, where that is asked for and says the same as reading would.
-async fn counted(session: &Session, target: &Target, counts: bool) -> Result<Option<u64>> {
-    let holds_back = target.values.checks().iter().any(|check| check.on_fail == OnFail::Quarantine);
-    if !counts || holds_back {
+/// Compares the columns that the source could not add up, where there are any, and reports them with those that it did.
+#[expect(clippy::too_many_arguments, reason = "the rest of one comparison")]
+async fn by_both(
+    session: &Session,
+    target: &Target,
+    table: &dyn Table,
+    columns: &[String],
+    key: &[String],
+    cursor: Option<&str>,
+    mut report: VerifiedStream,
+    (sums, equal): (Sums, Vec<String>),
+) -> Result<VerifiedStream> {
+    let keyed = !key.is_empty();
+    let rest: Vec<String> = columns.iter().filter(|column| !equal.contains(column)).cloned().collect();
+    let unread = rest.iter().all(|column| column == RESCUED);
+    if unread {
+        report.how = "summed".to_owned();
+        let given = Given { sums: sums.clone(), ..Given::default() };
+        judge(&mut report, &given, &sums, &equal, keyed);
+    } else {
+        report.how = "summed and read".to_owned();
+        let names: Vec<&str> = rest.iter().map(String::as_str).filter(|name| *name != RESCUED).collect();
+        report.notes.push(format!("read, since the source cannot add them up as the table does: {}", names.join(", ")));
+        let narrow = narrowed(session, target, &rest);
+        let given = given::read(session, &narrow, table, &rest, key).await?;
+        let held = held(session, table, target, (&rest, key), cursor).await?;
+        judge(&mut report, &given, &held, &rest, keyed);
+        let read = std::mem::take(&mut report.columns);
+        let both = Given { sums: sums.clone(), ..Given::default() };
+        let counts = (
+            report.source_rows,
+            report.table_rows,
+            report.quarantined_rows,
+            report.keys.clone(),
+            report.outcome.clone(),
+        );
+        judge(&mut report, &both, &sums, &equal, keyed);
+        (report.source_rows, report.table_rows, report.quarantined_rows, report.keys, report.outcome) = counts;
+        report.columns.extend(read);
+    }
+    for column in report.columns.iter_mut().filter(|column| equal.contains(&column.column)) {
+        column.how = "summed".to_owned();
+    }
+    let place = |name: &str| columns.iter().position(|column| column == name);
+    report.columns.sort_by_key(|column| place(&column.column));
+    Ok(report)
+}
+
+/// The stream with some of its columns alone, and its key, where the connector can leave others out.
+fn narrowed(session: &Session, target: &Target, columns: &[String]) -> Target {
+    if !session.spec.capabilities.projection {
+        return target.clone();
+    }
+    let wanted =
+        |name: &String| target.stream.key.contains(name) || columns.iter().any(|column| same_column(column, name));
+    let fields: Vec<FieldRef> =
+        target.stream.schema.fields().iter().filter(|field| wanted(field.name())).cloned().collect();
+    let schema = Schema::new_with_metadata(fields, target.stream.schema.metadata().clone());
+    let names = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let stream = Stream { schema: Arc::new(schema), ..target.stream.clone() };
+    Target { stream, options: StreamOptions { columns: Some(names), ..target.options.clone() }, ..target.clone() }
+}
+
+async fn held(
+    session: &Session,
+    table: &dyn Table,
+    target: &Target,
+    (columns, key): (&[String], &[String]),
+    cursor: Option<&str>,
+) -> Result<Sums> {
+    let mut adder = Adder::new(columns, key);
+    held::sums(table, target.write, columns, key, cursor, session.memory, &mut |batch, only| adder.add(batch, only))
+        .await
+}
+
+/// Whether rows of the source may be missing in the table by intention.
+fn holds_back(target: &Target) -> bool {
+    target.values.checks().iter().any(|check| check.on_fail == OnFail::Quarantine)
+}
+
+/// What the source counts by itself, where that says the same as reading would.
+async fn counted(session: &Session, target: &Target) -> Result<Option<u64>> {
+    if holds_back(target) {
         return Ok(None);
     }
     session.source.count(&target.stream, target.options.filter.as_deref()).await
@@ -111,6 +208,7 @@ fn judge(report: &mut VerifiedStream, given: &Given, held: &Sums, columns: &[Str
         let sum = |sums: &Sums, place: usize| sums.columns.get(place).copied().unwrap_or_default();
         let one = |(place, column): (usize, &String)| ComparedColumn {
             column: column.clone(),
+            how: String::new(),
             sums: compared(sum(&given.sums, place), sum(held, place)),
         };
         report.columns = columns.iter().enumerate().map(one).collect();

@@ -128,7 +128,11 @@ fn converter(arrays: &[ArrayRef]) -> Result<RowConverter> {
     Ok(RowConverter::new(arrays.iter().map(|array| SortField::new(array.data_type().clone())).collect())?)
 }
 
-fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
+/// A column of a batch that was read for it.
+///
+/// # Errors
+/// `Unexpected` where it is not there.
+pub fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
     let array = batch.column_by_name(name);
     array.cloned().ok_or_else(|| Error::unexpected("a column was not read").with("column", name))
 }
