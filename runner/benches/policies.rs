@@ -1,7 +1,7 @@
 //! What masks and checks cost: TPC-H `lineitem` from a CSV file into a Delta table in memory, plain, with two text columns
 //! masked, and with three checks.
 //!
-//! `cargo bench -p ingest-runner --bench policies`. CPU time of the process, user and system; each figure is the median of
+//! `bash benches/run policies`, or `cargo bench -p ingest-runner --bench policies`. CPU time of the process, user and system; each figure is the median of
 //! several turns, the cases taken in turns, printed as a ratio to the plain load of the same run. `ROWS` sets the rows.
 
 use std::error::Error;
