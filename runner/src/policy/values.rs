@@ -32,6 +32,9 @@ use super::key::{HEX, MaskKey, Tokens};
 use crate::config::{Grain, Mask};
 use crate::conform::texts;
 
+/// Hexadecimal digits of a hash.
+const HASH_DIGITS: usize = 64;
+
 /// The text of `redact`.
 pub const REDACTED: &str = "***";
 
@@ -105,7 +108,8 @@ pub fn mask_values(mask: &Mask, key: &MaskKey, array: &ArrayRef, column: &str) -
         _ => {
             let texts = as_texts(array, column)?;
             let mut writer = TextMask::new(mask, key)?;
-            Arc::new(each_text(texts.as_string(), column, |text, out| writer.write(text, out))?)
+            let room = if *mask == Mask::Hash { HASH_DIGITS } else { 8 };
+            Arc::new(each_text(texts.as_string(), column, room, |text, out| writer.write(text, out))?)
         }
     })
 }
@@ -151,9 +155,11 @@ impl<'a> TextMask<'a> {
         match (self.mask, &mut self.tokens) {
             (Mask::Partial(shown), _) => partial(text, *shown as usize, out),
             (Mask::Hash, _) => {
-                for byte in self.key.hash(text.as_bytes()) {
-                    out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+                let mut digits = [0; HASH_DIGITS];
+                for (pair, byte) in digits.chunks_exact_mut(2).zip(self.key.hash(text.as_bytes())) {
+                    pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
                 }
+                out.extend_from_slice(&digits);
             }
             (_, Some(tokens)) => {
                 self.token.clear();
@@ -189,13 +195,14 @@ fn partial(text: &str, shown: usize, out: &mut Vec<u8>) {
 /// Rows whose masked text is looked up again when the same text comes: columns repeat themselves.
 const REMEMBERED: usize = 1 << 10;
 
-/// Makes a text of every text. Equal texts near each other are made once.
+/// Makes a text of every text, of about `room` bytes where the texts say nothing else. Equal texts near each other are made once.
 fn each_text(
     texts: &StringArray,
     column: &str,
+    room: usize,
     mut write: impl FnMut(&str, &mut Vec<u8>) -> Result<()>,
 ) -> Result<StringArray> {
-    let mut bytes: Vec<u8> = Vec::with_capacity(texts.value_data().len().max(texts.len() * 8));
+    let mut bytes: Vec<u8> = Vec::with_capacity(texts.value_data().len().max(texts.len() * room));
     let mut offsets: Vec<i32> = Vec::with_capacity(texts.len() + 1);
     offsets.push(0);
     let mut remembered = vec![0_u32; REMEMBERED];
