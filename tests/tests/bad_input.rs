@@ -50,8 +50,8 @@ fn a_source_that_changes_against_its_options_is_an_error_and_the_table_stays_as_
             "ingest.yaml:5: sources.files.streams.t.checks.0.sql: Utf8 cannot be compared with a number",
         ),
         (
-            "{mode: full, checks: [{sql: n >= 0 or emial is null}]}",
-            "id,emial,born\n1,a@b.c,2020-03-04\n",
+            "{mode: full, checks: [{sql: n >= 0 or email is null}]}",
+            "id,email,born\n1,a@b.c,2020-03-04\n",
             2,
             "ingest.yaml:5: sources.files.streams.t.checks.0.sql: there is no column \"n\" to check",
         ),
@@ -141,7 +141,7 @@ fn conditions_that_are_hostile_or_ask_too_much_are_plan_errors() {
         ("sum(n) > 0", "sum is about several rows"),
         ("now() > '2020-01-01'", "now does not give the same answer each time"),
         ("n + 1", "takes true and false"),
-        ("m > 0", "there is no column \"m\" to check (did you mean `n`?)"),
+        ("m > 0", "there is no column \"m\" to check"),
         ("n ~ '(a{1000}){1000}'", "too large"),
         ("'x' = 'x'", "names no column"),
     ] {
