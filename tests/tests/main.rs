@@ -4,6 +4,7 @@
 
 mod against;
 mod bad_input;
+mod capture;
 mod changes;
 mod cli;
 mod events;

@@ -263,6 +263,16 @@ impl Mysql {
         client.query_drop(format!("CREATE DATABASE {name}; USE {name}")).await.expect("a new name");
         Database { name, client: tokio::sync::Mutex::new(client) }
     }
+
+    /// Another client of a database that is there.
+    ///
+    /// # Panics
+    /// When it cannot connect.
+    pub async fn open(&self, name: &str) -> Database {
+        let mut client = self.client().await;
+        client.query_drop(format!("USE {name}")).await.expect("a database");
+        Database { name: name.to_owned(), client: tokio::sync::Mutex::new(client) }
+    }
 }
 
 impl Database {
@@ -271,7 +281,15 @@ impl Database {
     /// # Panics
     /// When one fails.
     pub async fn sql(&self, sql: &str) {
-        self.client.lock().await.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        self.attempt(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    /// Runs statements, where some may fail or the server may be gone.
+    ///
+    /// # Errors
+    /// What the server says of the first statement that fails.
+    pub async fn attempt(&self, sql: &str) -> Result<(), mysql_async::Error> {
+        self.client.lock().await.query_drop(sql).await
     }
 
     /// All values of a query, as the server prints them.
