@@ -52,6 +52,12 @@ pub struct RunStream {
     pub commit_version: Option<u64>,
     /// Wall time.
     pub duration_ms: u64,
+    /// How far the table was behind its source when the run ended, of streams with a change feed: milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<u64>,
+    /// Bytes of the source's log that were not read then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<u64>,
     /// What checks have found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Json>,

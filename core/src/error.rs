@@ -124,6 +124,10 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// The command that loads one stream again and goes on from its change feed, for hints. Whoever shows a hint puts the names of
+/// source and stream in the place of `SOURCE` and `STREAM`, where it knows them.
+pub const RESYNC: &str = "ingest run --source SOURCE --resync STREAM";
+
 /// An error: what was attempted and on what, why it failed, what to do next.
 ///
 /// The message is lowercase, without a full stop, and names what was attempted: `cannot read page`. Names, counts

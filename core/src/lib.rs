@@ -38,9 +38,9 @@ mod sums;
 
 pub use connector::{Capabilities, Connector, Deletes, Replay, SetUp, Spec};
 pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, SystemClock};
-pub use error::{BoxError, Error, ErrorKind, Result};
+pub use error::{BoxError, Error, ErrorKind, RESYNC, Result};
 pub use names::{StreamName, nearest, table_name};
-pub use out::{BadRecord, Event, Out, RawOut, Region, memory_of, store};
+pub use out::{BadRecord, Event, Lag, Out, RawOut, Region, memory_of, store};
 pub use plan::{Done, Intent, Plan, PlanRequest, Shape, Slice};
 #[cfg(feature = "plugin")]
 pub use plugin::serve;

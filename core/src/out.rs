@@ -77,6 +77,12 @@ impl<'a, P: Cursor> Out<'a, P> {
         self.raw.put(Event::Warning { stream: Some(stream.clone()), text: text.into(), partial: true }).await
     }
 
+    /// Says how far what was marked last is behind the source. Of feeds, after marks and now and then while nothing comes; it
+    /// is shown and changes nothing.
+    pub fn behind(&mut self, lag: Lag) {
+        self.raw.behind(lag);
+    }
+
     /// Wanted size of a batch now, in bytes; shrinks under pressure.
     pub fn batch_bytes(&self) -> usize {
         self.raw.batch_bytes()
@@ -126,10 +132,21 @@ pub fn memory_of(batch: &RecordBatch) -> usize {
 pub trait RawOut: Send {
     /// Takes the next event; waits while memory is short.
     async fn put(&mut self, event: Event) -> Result<()>;
+    /// Takes how far a feed is behind its source; see [`Out::behind`]. Nothing is lost where nobody listens.
+    fn behind(&mut self, _lag: Lag) {}
     /// Wanted size of a batch now, in bytes.
     fn batch_bytes(&self) -> usize;
     /// Whether the run follows feeds.
     fn follow(&self) -> bool;
+}
+
+/// How far a feed is behind its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// How long ago the source was where the feed is: all that was committed before is there. Zero: nothing is left to read.
+    pub age: std::time::Duration,
+    /// Bytes of the source's log that are not read yet, where it tells.
+    pub bytes: Option<u64>,
 }
 
 /// What comes out of a slice, in order.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ingest_core::config::Span;
-use ingest_core::{Error, ErrorKind, Json, JsonSchema};
+use ingest_core::{Error, ErrorKind, Json, JsonSchema, RESYNC};
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::json;
@@ -148,6 +148,9 @@ pub enum Event {
         slices_done: usize,
         /// Slices of the plan.
         slices: usize,
+        /// How far it is behind its source, of streams with a change feed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lag: Option<LagReport>,
     },
     /// A commit is durable.
     Commit {
@@ -214,6 +217,9 @@ pub struct StreamReport {
     pub commit_version: Option<u64>,
     /// Wall time.
     pub duration_ms: u64,
+    /// How far the table was behind its source in the end, of streams with a change feed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LagReport>,
     /// Something was left for the next run.
     pub partial: bool,
     /// Slices of a shared plan that are not finished yet, so that it could not be closed.
@@ -233,6 +239,15 @@ impl StreamReport {
         let stopped = self.error.take_if(|error| error.exit_code == ErrorKind::Cancelled.exit_code());
         self.partial |= stopped.is_some();
     }
+}
+
+/// How far a stream is behind its source. While a run follows, that is what is committed; else what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct LagReport {
+    /// How long ago the source was where the stream is.
+    pub seconds: f64,
+    /// Bytes of the source's log behind that place when it was read, where the source tells.
+    pub bytes: Option<u64>,
 }
 
 /// What the merges of a stream cost.
@@ -342,6 +357,25 @@ pub struct ErrorReport {
     pub exit_code: u8,
 }
 
+impl ErrorReport {
+    /// Puts the names of a source and a stream into the command that its hint may hold.
+    pub fn name(&mut self, source: &str, stream: &str) {
+        self.hint = self.hint.take().map(|hint| named(&hint, source, Some(stream)));
+    }
+}
+
+/// A hint with the names of a source and a stream in the command that loads the stream again ([`RESYNC`]).
+pub fn named(hint: &str, source: &str, stream: Option<&str>) -> String {
+    let command = RESYNC.replace("SOURCE", &word(source));
+    hint.replace(RESYNC, &stream.map_or_else(|| command.clone(), |stream| command.replace("STREAM", &word(stream))))
+}
+
+/// A name as a word of a shell.
+fn word(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "._-/:@".contains(c);
+    if name.chars().all(plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', "'\\''")) }
+}
+
 impl From<&Error> for ErrorReport {
     fn from(error: &Error) -> Self {
         let mut message = error.message().to_owned();
@@ -370,6 +404,15 @@ mod tests {
         fn event(&self, event: &Event) {
             self.0.lock().expect("no panic").push(event.clone());
         }
+    }
+
+    #[test]
+    fn the_command_that_loads_a_stream_again_names_it() {
+        let error = Error::config("lost").hint(format!("run `{RESYNC}`; then see to the log"));
+        let mut report = ErrorReport::from(&error);
+        report.name("shop db", "public.orders");
+        let hint = "run `ingest run --source 'shop db' --resync public.orders`; then see to the log";
+        assert_eq!(report.hint.as_deref(), Some(hint));
     }
 
     #[tokio::test(start_paused = true)]

@@ -116,7 +116,7 @@ fn classify(code: u16, state: &str) -> (ErrorKind, Option<&'static str>) {
         1236 => (
             K::CheckpointInvalid,
             Some(
-                "the server no longer has this part of its binlog, or never had it; `ingest run --full-refresh` loads the streams again",
+                "the server no longer has this part of its binlog, or never had it; `ingest run --source SOURCE --resync STREAM` loads the stream again",
             ),
         ),
         1412 | 1213 | 1053 | 1077 | 1080 | 1152 | 1153 | 1158..=1161 | 1184 | 1927 | 3169 | 4031 => {
@@ -136,6 +136,11 @@ fn classify(code: u16, state: &str) -> (ErrorKind, Option<&'static str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_log_names_the_command_that_repairs_it() {
+        assert!(classify(1236, "HY000").1.is_some_and(|hint| hint.contains(ingest_core::RESYNC)));
+    }
 
     #[test]
     fn numbers_map_to_kinds() {

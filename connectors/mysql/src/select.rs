@@ -106,6 +106,11 @@ fn conditions(table: &Table, work: &Work, from: Option<&Position>) -> Result<Vec
     let mut conditions = Vec::new();
     match &work.part {
         Part::Whole => {}
+        Part::Refused => {
+            return Err(
+                Error::new(ErrorKind::SliceExpired, "the stream could not be planned").hint("the plan is made again")
+            );
+        }
         Part::Keys { column, range, .. } => {
             let mut range = range.clone();
             if let Some(key) = resumed {

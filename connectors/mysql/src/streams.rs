@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selected, Selection, Slice, SourceSums, Spec, Stream, StreamName,
-    async_trait,
+    PlanRequest, Problem, Replay, Result, Safety, Selected, Selection, Slice, SliceId, SourceSums, Spec, Stream,
+    StreamName, async_trait,
 };
 use mysql_async::{Row, from_value_opt};
 
@@ -28,6 +28,8 @@ pub struct Mysql {
     server: Arc<Server>,
     /// As they were described; slices of this process are read as such.
     tables: Mutex<HashMap<StreamName, Arc<Table>>>,
+    /// Why a stream could not be planned. The others of its group are; its only slice ends with this.
+    refused: Mutex<HashMap<SliceId, Error>>,
 }
 
 #[async_trait]
@@ -58,7 +60,7 @@ impl Connector for Mysql {
 
     async fn open(config: Self::Config, context: Context) -> Result<Self> {
         let server = Server::new(config.validated(&context.source)?)?;
-        Ok(Self { server, tables: Mutex::default() })
+        Ok(Self { server, tables: Mutex::default(), refused: Mutex::default() })
     }
 
     async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
@@ -83,8 +85,9 @@ impl Connector for Mysql {
             if !request.streams.iter().all(capture) {
                 return Err(Error::config("cdc: streams that follow the binlog are planned apart from others"));
             }
-            let plan = cdc::plan::plan(&mut connection, request, &tables).await?;
+            let (plan, refused) = cdc::plan::plan(&mut connection, request, &tables).await?;
             connection.close().await;
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
             return Ok(plan);
         }
         let planner = self.planner(request, &tables, &mut connection).await?;
@@ -102,6 +105,10 @@ impl Connector for Mysql {
     }
 
     async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&slice.id);
+        if let Some(error) = refused {
+            return Err(error);
+        }
         if let Some(log) = &slice.work.log {
             return self.follow(slice, log, from, out).await;
         }
@@ -161,7 +168,7 @@ impl Mysql {
                 ErrorKind::CheckpointInvalid,
                 "cdc: the feed has no place in the binlog to begin with",
             )
-            .hint("load the streams again with `ingest run --full-refresh`"));
+            .hint(cdc::log::again()));
         };
         let names: Vec<&StreamName> = slice.streams.iter().collect();
         let known = self.tables_named(&names).await?;

@@ -49,6 +49,8 @@ pub(crate) enum Part {
     Keys { column: String, index: String, range: KeyRange },
     /// A window by hand: `from <= column < to`.
     Interval { column: String, from: String, to: String },
+    /// None: the stream could not be planned. Why is known to the process that tried.
+    Refused,
 }
 
 /// A window of an incremental read: `from < column <= upto`.
@@ -110,9 +112,14 @@ impl LogPosition {
         Seq::of(&[self.number(), self.pos, 0])
     }
 
+    /// Sorts as the log does.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        (self.number(), self.pos)
+    }
+
     /// Whether everything before `head` is read.
     pub(crate) fn has_reached(&self, head: &Self) -> bool {
-        (self.number(), self.pos) >= (head.number(), head.pos)
+        self.order() >= head.order()
     }
 }
 

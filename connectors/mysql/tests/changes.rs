@@ -375,7 +375,7 @@ async fn a_log_that_was_removed_is_an_error_with_its_remedy() {
         shop.sql("INSERT INTO t VALUES (9, '')").await;
         let error = fails(lake.run(&*source, &names).await);
         assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("--full-refresh")), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--resync")), "{error:?}");
         gone.at = json!({"log": {"server": "another", "file": held["file"], "pos": held["pos"]}});
         lake.positions.get_mut(&stream).expect("a position").insert("binlog".into(), gone);
         assert_eq!(fails(lake.run(&*source, &names).await).kind(), ErrorKind::CheckpointInvalid);

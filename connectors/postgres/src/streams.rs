@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Intent, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selection, SetUp, Shape, Slice, SliceId, SourceSums, Spec, Stream,
-    StreamName, async_trait,
+    PlanRequest, Problem, RESYNC, Replay, Result, Safety, Selection, SetUp, Shape, Slice, SliceId, SourceSums, Spec,
+    Stream, StreamName, async_trait,
 };
 
 use crate::catalog::{self, Column, Sort, Table};
@@ -239,7 +239,7 @@ impl Postgres {
                 ErrorKind::CheckpointInvalid,
                 "cdc: the feed has no place in the log to begin with",
             )
-            .hint("load the streams again with `ingest run --full-refresh`"));
+            .hint(format!("load the stream again with `{RESYNC}`")));
         };
         let names: Vec<&StreamName> = slice.streams.iter().collect();
         let known = self.tables_named(&names).await?;

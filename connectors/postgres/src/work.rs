@@ -133,6 +133,9 @@ pub struct LogPosition {
     /// The server's own identifier: places mean nothing in another cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) system: Option<String>,
+    /// The timeline on which it lies: a server that was restored goes on along another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeline: Option<u32>,
 }
 
 impl LogPosition {

@@ -6,12 +6,14 @@
 
 #![deny(missing_docs)]
 
+mod behind;
 mod check;
 mod login;
 mod marks;
 mod ranges;
 mod sums;
 
+pub use behind::Behind;
 pub use check::{few, plaintext, unknown_streams};
 pub use login::{Fault, Login, refuse};
 pub use marks::{Ordered, Step};

@@ -221,6 +221,35 @@ impl Postgres {
         assert!(self.control(&["stop", "-w", "-m", "immediate"]), "PostgreSQL does not stop: {}", self.log());
     }
 
+    /// Keeps a copy of the server as it is now, as a snapshot of its disk is one. The clients that it has lose it.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn back_up(&self) {
+        self.crash();
+        self.copy("data", "backup");
+        self.resume();
+    }
+
+    /// Brings the copy back, as an administrator does: the server goes on along a timeline of its own.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn restore(&self) {
+        self.crash();
+        fs::remove_dir_all(self.data()).expect("our own folder");
+        self.copy("backup", "data");
+        self.configure("restore_command='false'\n");
+        let mut touch = command(Path::new("touch"), &self.folder, self.account);
+        assert!(touch.arg("data/recovery.signal").status().expect("touch runs").success(), "no signal was left");
+        self.resume();
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let mut copy = command(Path::new("cp"), &self.folder, self.account);
+        assert!(copy.args(["-a", from, to]).status().expect("cp runs").success(), "{from} cannot be copied");
+    }
+
     /// Starts a stopped server again on its port.
     ///
     /// # Panics

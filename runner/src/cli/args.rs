@@ -153,6 +153,7 @@ any number of times; then `ingest run --plan plan.json --finish` makes all rows 
   ingest run --source shop_db
   ingest run --source shop_db --select 'public.*' --exclude public.audit
   ingest run --source stripe --progress json
+  ingest run --source shop_db --resync public.orders
   ingest run --source shop_db --select public.orders --interval-start 2024-01-01 --interval-end 2024-02-01
   ingest run --plan plan.json --slice 3
   ingest run --plan plan.json --finish

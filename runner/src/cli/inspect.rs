@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ingest_catalog::{ColumnDocument, RunDocument, RunStream, list_runs};
-use ingest_core::{CLASS, CancellationToken, Error, Json, Problem, Result, Selection, Severity, Stream};
+use ingest_core::{CLASS, CancellationToken, Error, Json, Problem, Result, Selection, Severity, Stream, StreamName};
 use ingest_lake_delta::DeltaFormat;
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use super::args::{DiscoverArgs, SourceArgs};
 use super::output::{Outcome, note, print, print_json, safe, worst};
 use super::table::{Table, bytes, count, maybe, time};
 use crate::config::{Common, Config, SourceConfig, StreamOptions};
+use crate::events::named;
 use crate::policy::{Guess, Policy, guess_by_name, guess_by_values};
 use crate::run;
 use crate::session::{Lake, Session};
@@ -24,6 +25,9 @@ pub async fn check(app: &App, args: &SourceArgs, cancel: CancellationToken) -> O
     check_lake(&config, &mut problems).await;
     if let Err(error) = check_source(app, &config, args, cancel, &mut problems).await {
         problems.push(Problem::from_error(None, &error));
+    }
+    for problem in &mut problems {
+        problem.remedy = named(&problem.remedy, &args.source, problem.stream.as_ref().map(StreamName::as_str));
     }
     let ok = problems.iter().all(|problem| problem.severity == Severity::Warning);
     if app.global.json {

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::args::ProgressMode;
 use super::output::{note, safe};
 use super::table::{bytes, count, duration};
-use crate::events::{ErrorReport, Event, Observer, RunReport, StreamReport};
+use crate::events::{ErrorReport, Event, LagReport, Observer, RunReport, StreamReport};
 
 /// A line about a stream comes this often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -107,6 +107,13 @@ fn started(event: &Event) -> Option<String> {
     Some(line)
 }
 
+/// How far a stream is behind its source, where that is known.
+fn behind(lag: Option<LagReport>) -> String {
+    let Some(LagReport { seconds, bytes: size }) = lag else { return String::new() };
+    let size = size.filter(|size| *size > 0).map_or_else(String::new, |size| format!(", {} of its log", bytes(size)));
+    format!("; {seconds:.1} s behind{size}")
+}
+
 fn plural(number: u64, word: &str) -> String {
     if number == 1 { word.to_owned() } else { format!("{word}s") }
 }
@@ -119,7 +126,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn progress(&self, stream: &str, rows: u64, size: u64, done: usize, slices: usize) {
+    fn progress(&self, stream: &str, (rows, size): (u64, u64), (done, slices): (usize, usize), lag: Option<LagReport>) {
         let now = Instant::now();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, before) = said.entry(stream.to_owned()).or_insert((now, rows));
@@ -130,11 +137,12 @@ impl Lines {
         let rate = (rows.saturating_sub(*before) as f64 / elapsed.as_secs_f64()) as u64;
         (*since, *before) = (now, rows);
         note(&format!(
-            "{}: slice {done} of {slices}; {} rows, {}; {} rows/s",
+            "{}: slice {done} of {slices}; {} rows, {}; {} rows/s{}",
             safe(stream),
             count(rows),
             bytes(size),
-            count(rate)
+            count(rate),
+            behind(lag)
         ));
     }
 }
@@ -154,8 +162,8 @@ impl Observer for Lines {
                 drop(said);
                 started(event).iter().for_each(|line| note(line));
             }
-            Event::Progress { stream, rows_read, bytes_read, slices_done, slices } => {
-                self.progress(stream, *rows_read, *bytes_read, *slices_done, *slices);
+            Event::Progress { stream, rows_read, bytes_read, slices_done, slices, lag } => {
+                self.progress(stream, (*rows_read, *bytes_read), (*slices_done, *slices), *lag);
             }
             Event::Warning { stream, message } => note(&warning(stream.as_deref(), message)),
             Event::Heartbeat { idle_seconds } if *idle_seconds >= 30 => {
@@ -199,8 +207,8 @@ impl Observer for Bars {
     fn event(&self, event: &Event) {
         match event {
             Event::StreamStarted { stream, rows, .. } => self.start(stream, *rows),
-            Event::Progress { stream, rows_read, slices_done, slices, .. } => self.on(stream, |bar| {
-                bar.set_message(format!(", slice {slices_done} of {slices}"));
+            Event::Progress { stream, rows_read, slices_done, slices, lag, .. } => self.on(stream, |bar| {
+                bar.set_message(format!(", slice {slices_done} of {slices}{}", behind(*lag)));
                 // An estimate is no promise.
                 if bar.length().is_some_and(|length| length < *rows_read) {
                     bar.set_length(*rows_read);
@@ -308,6 +316,16 @@ mod tests {
         assert_eq!(
             json_line(&event, "r1", "2024-01-01T00:00:00.000Z"),
             "{\"type\":\"warning\",\"time\":\"2024-01-01T00:00:00.000Z\",\"run_id\":\"r1\",\"stream\":\"a\",\"message\":\"x\\ny\"}\n"
+        );
+    }
+
+    #[test]
+    fn how_far_a_stream_is_behind_is_said_where_it_is_known() {
+        assert_eq!(behind(None), "");
+        assert_eq!(behind(Some(LagReport { seconds: 0.25, bytes: Some(0) })), "; 0.2 s behind");
+        assert_eq!(
+            behind(Some(LagReport { seconds: 75.0, bytes: Some(3 << 20) })),
+            "; 75.0 s behind, 3.0 MiB of its log"
         );
     }
 

@@ -37,6 +37,7 @@ pub fn run(app: &App, args: &RunArgs) -> Outcome {
     let options = RunOptions {
         selection: args.streams.selection(),
         full_refresh: args.full_refresh,
+        resync: args.resync.clone(),
         limit: args.limit,
         interval,
         shared,

@@ -258,7 +258,8 @@ impl Program {
             }
         }
         // What selects streams here is the job, not the environment of the server.
-        for name in ["INGEST_SELECT", "INGEST_EXCLUDE", "INGEST_PLAN", "INGEST_SLICE", "INGEST_FINISH"] {
+        for name in ["INGEST_SELECT", "INGEST_EXCLUDE", "INGEST_RESYNC", "INGEST_PLAN", "INGEST_SLICE", "INGEST_FINISH"]
+        {
             command.env_remove(name);
         }
         // Ctrl-C goes to this process, which stops its runs itself.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use ingest_core::{
-    CancellationToken, Clock, Done, Error, ErrorKind, Event, RawOut, Result, Source, Stored, StreamName, memory_of,
+    CancellationToken, Clock, Done, Error, ErrorKind, Event, Lag, RawOut, Result, Source, Stored, StreamName, memory_of,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -271,7 +271,7 @@ impl Lane {
     }
 
     async fn extract(&self, job: &SliceJob, from: Option<&Stored>) -> (Result<Done>, Option<Stored>, Option<Stop>) {
-        let mut out = LaneOut { lane: self, job, last_mark: None, stopped: None };
+        let mut out = LaneOut { lane: self, job, from, last_mark: None, stopped: None };
         let slice = &job.plan.slices()[job.index];
         let result = tokio::select! {
             biased;
@@ -335,6 +335,7 @@ fn backoff(attempt: u32) -> Duration {
 struct LaneOut<'a> {
     lane: &'a Lane,
     job: &'a SliceJob,
+    from: Option<&'a Stored>,
     last_mark: Option<Stored>,
     stopped: Option<Stop>,
 }
@@ -405,6 +406,15 @@ impl RawOut for LaneOut<'_> {
                 Ok(())
             }
             event => self.send(event, None).await,
+        }
+    }
+
+    fn behind(&mut self, lag: Lag) {
+        let seq = self.last_mark.as_ref().or(self.from).and_then(|at| at.seq.as_ref());
+        let now = self.lane.shared.clock.now_micros();
+        for stream in &self.job.streams {
+            let begin = stream.from.as_ref().and_then(|at| at.seq.as_ref());
+            stream.shared.trail.tell(begin, seq, lag, now);
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `planning` | plans found open in the lake, or made new |
 //! | `work`, `jobs` | a stream on its way, and the slices that are left of it |
 //! | `shared`, `part` | plans that several processes share, and what each has staged |
+//! | `lag` | how far streams are behind their source |
 //! | `lane` | takes slices, extracts them, retries |
 //! | `writer` | the thread of a lane: conform, encode, cut files at marks |
 //! | `merge` | rows that meet their table by key |
@@ -16,6 +17,7 @@
 
 mod budget;
 mod jobs;
+mod lag;
 mod lane;
 mod merge;
 mod part;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ingest_catalog::{FORMAT, Limits, RunDocument, RunStream, run_path};
-use ingest_core::{Error, ErrorKind, Result, Selection, Stream};
+use ingest_core::{Error, ErrorKind, Result, Selection, Stream, StreamName, glob_matches, nearest};
 
 pub(crate) use merge::part_keyless;
 pub use part::Gathered;
@@ -56,6 +58,8 @@ pub struct RunOptions {
     pub selection: Selection,
     /// Forget positions and load everything again, replacing the rows.
     pub full_refresh: bool,
+    /// Streams that are loaded again in the same way, while the others go on: names or globs.
+    pub resync: Vec<String>,
     /// At most so many rows per stream; keeps no checkpoint.
     pub limit: Option<u64>,
     /// A window by hand: microseconds UTC, half-open.
@@ -68,6 +72,24 @@ pub struct RunOptions {
     pub follow: bool,
     /// Give up when nothing moves for this long. Default 5 minutes.
     pub stall_timeout: Option<Duration>,
+}
+
+impl RunOptions {
+    /// Whether a stream is loaded again.
+    fn reloads(&self, stream: &StreamName) -> bool {
+        self.full_refresh || self.resync.iter().any(|glob| glob_matches(glob, stream.as_str()))
+    }
+
+    /// Fails where a stream that shall be loaded again is none of the run.
+    fn expect_resync<'a>(&self, mut names: impl Iterator<Item = &'a StreamName> + Clone) -> Result<()> {
+        let unknown = self.resync.iter().find(|glob| !names.clone().any(|name| glob_matches(glob, name.as_str())));
+        let Some(unknown) = unknown else { return Ok(()) };
+        let error = Error::config(format!("--resync names \"{unknown}\", which is no stream of this run"));
+        Err(match nearest(unknown, names.by_ref().map(StreamName::as_str)) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint("`ingest discover` lists the streams; --select and --exclude narrow the run"),
+        })
+    }
 }
 
 /// Runs a source. Never fails as a whole: what went wrong is in the report, and its exit code.
@@ -135,6 +157,7 @@ async fn execute(session: &Session, options: &RunOptions, observer: &Arc<dyn Obs
         }
         found => found?,
     };
+    options.expect_resync(targets.iter().map(|(name, _)| name))?;
     let targets = match options.interval {
         None => targets,
         Some(_) => targets.into_iter().map(|(name, target)| (name, target.and_then(Target::by_interval))).collect(),
@@ -265,6 +288,8 @@ fn finish_document(document: &mut RunDocument, report: &RunReport, session: &Ses
             bytes_written: stream.bytes_written,
             commit_version: stream.commit_version,
             duration_ms: stream.duration_ms,
+            lag_ms: stream.lag.map(|lag| (lag.seconds * 1_000.0) as u64),
+            lag_bytes: stream.lag.and_then(|lag| lag.bytes),
             checks: stream.checks.iter().filter_map(|check| serde_json::to_value(check).ok()).collect(),
             error: stream.error.as_ref().and_then(json),
         })

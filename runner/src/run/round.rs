@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::Budget;
+use super::lag::Trail;
 use super::part::PartLog;
 use super::planning::{Ask, OpenPlan, Planned, by_group, group_key, make};
 use super::quarantine::Quarantine;
@@ -102,6 +103,9 @@ impl<'a> Rounds<'a> {
                 tracing::warn!(%error, "old checkpoints stay");
             }
             w.report.duration_ms = millis(w.started.elapsed());
+            if let Some(error) = &mut w.report.error {
+                error.name(&self.session.config.name, &w.report.stream);
+            }
             self.observer.event(&Event::StreamFinished(w.report.clone()));
             reports.push(w.report);
         }
@@ -186,9 +190,10 @@ impl<'a> Rounds<'a> {
         }
         let loose = (checkpoint.limited || checkpoint.intervals) && checkpoint.plan.is_none();
         let by_hand = self.options.interval.is_some() || self.options.shared.is_some();
-        let refresh = self.options.full_refresh || (loose && !by_hand);
+        let reloads = self.options.reloads(&name);
+        let refresh = reloads || (loose && !by_hand);
         let first = refresh || fresh;
-        if self.options.full_refresh && checkpoint.plan.is_some() {
+        if reloads && checkpoint.plan.is_some() {
             committer.commit(Change::default(), |edit| edit.abandon()).await?;
         }
         Ok(Work {
@@ -463,6 +468,7 @@ impl<'a> Rounds<'a> {
             commit_interval: config.commit_interval.0,
             follows: self.options.follow,
             followed: Mutex::default(),
+            trail: Trail::default(),
             format: Arc::clone(&self.author.format),
             units,
             failed: AtomicBool::new(false),

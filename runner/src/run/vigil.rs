@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ingest_catalog::{Documents, Lease};
 use ingest_core::{CancellationToken, Clock, Error, ErrorKind};
@@ -12,6 +12,9 @@ use crate::events::{Event, Observer};
 
 /// Leases are renewed this often; they expire after 60 s.
 const RENEWAL: Duration = Duration::from_secs(20);
+
+/// How long a stream that has nothing new says nothing.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Renews leases until it is cancelled. A lease that somebody took over ends the run.
 pub async fn renew_leases(
@@ -48,7 +51,7 @@ pub async fn watch(
     stall: Duration,
     stop: impl Fn(Error),
 ) {
-    let mut told = vec![u64::MAX; streams.len()];
+    let mut told = vec![(u64::MAX, None::<Instant>); streams.len()];
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
@@ -62,8 +65,11 @@ pub async fn watch(
         }
         for (i, stream) in streams.iter().enumerate() {
             let rows_read = stream.counters.rows_read.load(Ordering::Relaxed);
-            if rows_read != told[i] && rows_read > 0 {
-                told[i] = rows_read;
+            let lag = stream.lag();
+            // A quiet stream says now and then how far behind it is.
+            let quiet = lag.is_some() && told[i].1.is_none_or(|at| at.elapsed() >= QUIET);
+            if (rows_read != told[i].0 && rows_read > 0) || quiet {
+                told[i] = (rows_read, Some(Instant::now()));
                 observer.event(&Event::Progress {
                     stream: stream.name.to_string(),
                     rows_read,
@@ -71,6 +77,7 @@ pub async fn watch(
                     slices_done: usize::try_from(stream.counters.slices_done.load(Ordering::Relaxed))
                         .unwrap_or(usize::MAX),
                     slices: slices[i],
+                    lag,
                 });
             }
         }

@@ -115,6 +115,7 @@ pub fn count(shared: &StreamShared, report: &mut StreamReport) -> Option<Error> 
         merge.bytes_per_changed_row = merge.bytes_written.checked_div(merge.rows_changed);
     }
     report.partial |= counters.partial.load(Ordering::Relaxed);
+    report.lag = shared.lag().or(report.lag);
     report.checks = shared.quality.reports();
     let version = counters.version.load(Ordering::Relaxed);
     report.commit_version = version.checked_sub(1).or(report.commit_version);

@@ -31,6 +31,16 @@ const LAG: Metric = (
     "gauge",
     "Seconds since the due time of the last run that succeeded: what the source held then is in the lake.",
 );
+const CHANGE_LAG: Metric = (
+    "ingest_change_lag_seconds",
+    "gauge",
+    "Seconds since the source was where the change feed stands in the lake, of the stream that is furthest behind.",
+);
+const CHANGE_BYTES: Metric = (
+    "ingest_change_lag_bytes",
+    "gauge",
+    "Bytes of the source's log that were left when the last run ended, of the stream that is furthest behind.",
+);
 const ROWS: Metric = ("ingest_rows_total", "counter", "Rows that were read, written, rescued, quarantined.");
 const BYTES: Metric = ("ingest_bytes_written_total", "counter", "Bytes of the files that became visible.");
 
@@ -70,6 +80,10 @@ struct OfJob {
     failures: u64,
     passed_over: u64,
     succeeded: Option<i64>,
+    /// All that the source committed before this time is in the lake, of streams with a change feed.
+    through: Option<i64>,
+    /// What was left of the source's log then.
+    behind: Option<u64>,
     rows: [u64; KINDS.len()],
     bytes: u64,
 }
@@ -83,7 +97,9 @@ impl Metrics {
                 figures.leads = *leads;
                 if !leads {
                     // Another server's runs are not heard of here, so that the lag would only grow.
-                    figures.jobs.values_mut().for_each(|job| job.succeeded = None);
+                    figures.jobs.values_mut().for_each(|job| {
+                        (job.succeeded, job.through, job.behind) = (None, None, None);
+                    });
                 }
             }
             Told::Trouble(_) => figures.troubles += 1,
@@ -111,6 +127,11 @@ impl Metrics {
             job.rows.iter_mut().zip(rows).for_each(|(sum, rows)| *sum += rows);
             job.bytes += stream.bytes_written;
         }
+        let lags = || run.streams.iter().filter_map(|stream| i64::try_from(stream.lag_ms?).ok());
+        if let (Some(ended), Some(lag)) = (run.finished_at, lags().max()) {
+            job.through = Some(ended.saturating_sub(lag.saturating_mul(1_000)));
+            job.behind = run.streams.iter().filter_map(|stream| stream.lag_bytes).max();
+        }
     }
 
     /// The page, in Prometheus' text format 0.0.4.
@@ -136,6 +157,8 @@ impl Metrics {
         page.metric(FAILURES, each(&|job| Some(job.failures.to_string())));
         page.metric(PASSED, each(&|job| Some(job.passed_over.to_string())));
         page.metric(LAG, each(&|job| Some(seconds(now.saturating_sub(job.succeeded?).max(0)))));
+        page.metric(CHANGE_LAG, each(&|job| Some(seconds(now.saturating_sub(job.through?).max(0)))));
+        page.metric(CHANGE_BYTES, each(&|job| job.behind.map(|bytes| bytes.to_string())));
         page.metric(ROWS, all("kind", &KINDS, &|job| job.rows.to_vec()));
         page.metric(BYTES, each(&|job| Some(job.bytes.to_string())));
         page.0
@@ -332,7 +355,13 @@ mod tests {
             error: None,
         };
         metrics.ran(&run.job, &document);
+        assert!(!metrics.render(0).contains("ingest_change_lag_seconds{"), "no stream has a change feed");
+        let feed = |lag_ms, lag_bytes| RunStream { lag_ms, lag_bytes, ..RunStream::default() };
+        let streams = vec![feed(Some(500), Some(7)), feed(Some(250), Some(9)), feed(None, None)];
+        metrics.ran(&run.job, &RunDocument { finished_at: Some(5_000_000), streams, ..document });
         let page = metrics.render(6_000_000);
+        assert!(page.contains("ingest_change_lag_seconds{job=\"shop/orders\",source=\"shop\"} 1.500000\n"), "{page}");
+        assert!(page.contains("ingest_change_lag_bytes{job=\"shop/orders\",source=\"shop\"} 9\n"), "{page}");
         assert!(page.contains("ingest_consecutive_failures{job=\"shop/orders\",source=\"shop\"} 0\n"), "{page}");
         assert!(page.contains("kind=\"read\"} 11\n") && page.contains("kind=\"written\"} 10\n"), "{page}");
         assert!(page.contains("ingest_source_lag_seconds{job=\"shop/orders\",source=\"shop\"} 2.000000\n"), "{page}");

@@ -17,7 +17,8 @@ pub struct Shape<'a> {
     pub is_exact: bool,
 }
 
-/// What a log of changes comes to: each row in the order of `_ingest_seq`; what a row does not carry stays as it was.
+/// What a log of changes comes to: each row in the order of `_ingest_seq`; what a row does not carry stays as it was. Where the
+/// key changed, that is in the row that goes at the place right before.
 pub fn replay(stream: &str, shape: &Shape<'_>, mut log: Vec<Map<String, Value>>) -> Vec<Map<String, Value>> {
     for row in &log {
         let ordered = row.get("_ingest_seq").is_some_and(Value::is_string);
@@ -25,19 +26,23 @@ pub fn replay(stream: &str, shape: &Shape<'_>, mut log: Vec<Map<String, Value>>)
     }
     log.sort_by_key(|row| row["_ingest_seq"].as_str().map(str::to_owned));
     let mut table: BTreeMap<String, Vec<Map<String, Value>>> = BTreeMap::new();
+    let mut gone: Option<(String, Map<String, Value>)> = None;
     for mut row in log {
         let id = shape.key.iter().map(|column| row[column].to_string()).collect::<Vec<_>>().join(", ");
         let there = table.entry(id.clone()).or_default();
         if row["_ingest_op"] == "D" {
-            let fits = there.pop().is_some() || (shape.is_keyed && !shape.is_exact);
+            let last = there.pop();
+            let fits = last.is_some() || (shape.is_keyed && !shape.is_exact);
             assert!(fits, "{stream}: row {id} goes that is not there");
+            gone = last.map(|last| (place(&row), last));
             continue;
         }
         let bits = row.get("_ingest_absent").and_then(Value::as_str).unwrap_or_default();
         let bits = base64::engine::general_purpose::STANDARD.decode(bits).expect("base64");
         for (i, name) in shape.names.iter().enumerate() {
             if bits.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1) {
-                let before = there.last().unwrap_or_else(|| panic!("{stream}: {row:?} adds to nothing"));
+                let moved = gone.as_ref().filter(|(at, _)| is_next(at, &place(&row))).map(|(_, row)| row);
+                let before = moved.or(there.last()).unwrap_or_else(|| panic!("{stream}: {row:?} adds to nothing"));
                 row.insert(name.clone(), before[name].clone());
             }
         }
@@ -49,6 +54,17 @@ pub fn replay(stream: &str, shape: &Shape<'_>, mut log: Vec<Map<String, Value>>)
         there.push(row);
     }
     table.into_values().flatten().collect()
+}
+
+fn place(row: &Map<String, Value>) -> String {
+    row["_ingest_seq"].as_str().expect("an order").to_owned()
+}
+
+/// Whether two places of a transaction lie right beside each other.
+fn is_next(a: &str, b: &str) -> bool {
+    let number = |text: &str| u64::from_str_radix(text, 16).expect("a number");
+    let parts = a.rsplit_once('.').zip(b.rsplit_once('.'));
+    parts.is_some_and(|((a, m), (b, n))| a == b && number(m) + 1 == number(n))
 }
 
 /// Fails unless the log has every version that the source made since the load, each once and under a place of its own.

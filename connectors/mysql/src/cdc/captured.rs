@@ -1,9 +1,10 @@
 //! One table that is captured: its rows at this place of the log, and what its readers were told that they look like.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow_schema::{FieldRef, Schema, SchemaRef};
-use ingest_core::{Out, Result, StreamName};
+use ingest_core::{Out, Result, Seq, StreamName};
 
 use super::bytes::Bytes;
 use super::charset::Collations;
@@ -45,6 +46,33 @@ struct Version {
     /// Of the columns of the map, those of the key.
     key: Vec<usize>,
     rows: Rows,
+}
+
+/// The places of the rows of a transaction: where it begins, and their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// What all places begin with, then the number of the last one.
+    text: String,
+    begins: usize,
+    /// How many rows were given.
+    pub(crate) rows: u64,
+}
+
+impl Order {
+    /// Of the transaction that begins at a place of a file.
+    pub(crate) fn new(file: u64, start: u64) -> Self {
+        let text = format!("{}.", Seq::of(&[file, start]));
+        Self { begins: text.len(), text, rows: 0 }
+    }
+
+    /// The place of the next row, as [`Seq`] writes it.
+    fn next(&mut self) -> &str {
+        self.rows += 1;
+        self.text.truncate(self.begins);
+        // Writing to a text does not fail.
+        let _ = write!(self.text, "{:016x}", self.rows);
+        &self.text
+    }
 }
 
 /// Rows of one event.
@@ -109,29 +137,29 @@ impl Captured {
         Ok(())
     }
 
-    /// Takes the rows of an event; `seq` numbers them.
-    pub(crate) fn take(&mut self, event: &Event<'_>, mut seq: impl FnMut() -> String) -> Result<()> {
+    /// Takes the rows of an event; `order` numbers them.
+    pub(crate) fn take(&mut self, event: &Event<'_>, order: &mut Order) -> Result<()> {
         let Some(version) = &mut self.version else { return Ok(()) };
         let mut rows = Bytes(event.rows);
         while !rows.is_empty() {
             match event.happened {
                 Happened::Inserted => {
                     self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
-                    version.push(event.rows, &self.after, None, "I", &seq())?;
+                    version.push(event.rows, &self.after, None, "I", order.next())?;
                 }
                 Happened::Deleted => {
                     self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
-                    version.push(event.rows, &self.before, None, "D", &seq())?;
+                    version.push(event.rows, &self.before, None, "D", order.next())?;
                 }
                 Happened::Updated => {
                     self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
                     self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
                     if version.moves(event.rows, &self.before, &self.after) {
                         // Whoever merges by key must see the old one go.
-                        version.push(event.rows, &self.before, None, "D", &seq())?;
-                        version.push(event.rows, &self.after, Some(&self.before), "I", &seq())?;
+                        version.push(event.rows, &self.before, None, "D", order.next())?;
+                        version.push(event.rows, &self.after, Some(&self.before), "I", order.next())?;
                     } else {
-                        version.push(event.rows, &self.after, Some(&self.before), "U", &seq())?;
+                        version.push(event.rows, &self.after, Some(&self.before), "U", order.next())?;
                     }
                 }
             }
@@ -191,4 +219,17 @@ fn announce(announced: &mut Vec<FieldRef>, columns: &[(usize, Column)]) -> Optio
         }
     }
     changed.then(|| Arc::new(Schema::new(announced.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_numbered_from_one_on_behind_the_place_of_their_transaction() {
+        let mut order = Order::new(42, 1_234);
+        assert_eq!(order.next(), Seq::of(&[42, 1_234, 1]).as_str());
+        assert_eq!(order.next(), Seq::of(&[42, 1_234, 2]).as_str());
+        assert!(Seq::of(&[42, 1_234, 0]).as_str() < order.next());
+    }
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
-use ingest_core::{Done, Error, ErrorKind, Out, Region, Result, Seq};
+use ingest_core::{Done, Error, ErrorKind, Lag, Out, Region, Result};
+use ingest_sql::Behind;
 use mysql_async::binlog::events::Event as LogEvent;
 use mysql_async::{BinlogStream, BinlogStreamRequest};
 
 use super::bytes::{Bytes, cut};
-use super::captured::{Captured, Event, Happened};
+use super::captured::{Captured, Event, Happened, Order};
 use super::charset::Collations;
 use super::image;
-use super::log;
+use super::log::{self, Log, again};
 use super::map;
 use super::statement::{self, Statement};
 use crate::catalog::Table;
@@ -27,6 +28,8 @@ const ATTEMPTED: &str = "cdc: cannot read the binlog";
 const GATHER: Duration = Duration::from_millis(20);
 /// Rows wait so long at most while more keep coming.
 const OLDEST: Duration = Duration::from_secs(1);
+/// While nothing comes, the server is asked so often where its binlog ends.
+const QUIET: Duration = Duration::from_secs(2);
 /// The largest event that is taken apart in memory.
 const MOST_BYTES: u64 = 1 << 30;
 /// An event that was made up for this reader, and is not in the file.
@@ -43,10 +46,13 @@ pub(crate) struct Asked<'a> {
 /// Reads from a place on: to the end that the log has now, or for ever.
 pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Result<Done> {
     let mut connection = asked.server.connect().await?;
-    log::expect(&mut connection, asked.from).await?;
-    let head = (!out.follow()).then_some(log::head(&mut connection).await?);
+    Log::read(&mut connection).await?.expect(&mut connection, asked.from).await?;
+    let end = log::head(&mut connection).await?;
+    let behind = Behind::new(end.order());
+    let head = (!out.follow()).then_some(end);
     if head.as_ref().is_some_and(|head| asked.from.has_reached(head)) {
         connection.close().await;
+        out.behind(Lag { age: Duration::ZERO, bytes: Some(0) });
         return Ok(Done::CaughtUp);
     }
     let collations = Collations::load(&mut connection).await?;
@@ -62,7 +68,7 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
         .with_pos(asked.from.pos);
     let stream = connection.into_client().get_binlog_stream(request).await;
     let mut stream = stream.map_err(|e| faults::error(ATTEMPTED, e))?;
-    let mut feed = Feed::new(asked, collations);
+    let mut feed = Feed::new(asked, collations, behind);
     let read = feed.read(&mut stream, head.as_ref(), timeout, out).await;
     // The server goes on sending to whoever does not say that it is enough.
     if let Err(error) = stream.close().await {
@@ -72,6 +78,10 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
 }
 
 struct Feed {
+    server: Arc<Server>,
+    behind: Behind<(u64, u64)>,
+    /// The time of the last event, by the server's clock: seconds since 1970.
+    time: u32,
     collations: Collations,
     captured: Vec<Captured>,
     /// Their places by database and name, and by the number that the log gives them for a while.
@@ -95,20 +105,21 @@ struct Feed {
 
 /// A transaction that is being read.
 struct Transaction {
-    /// Where it begins.
-    start: u64,
-    /// How many rows of it were given.
-    rows: u64,
+    /// The places of its rows.
+    order: Order,
     /// It is one statement and ends with it.
     single: bool,
 }
 
 impl Feed {
-    fn new(asked: Asked<'_>, collations: Collations) -> Self {
+    fn new(asked: Asked<'_>, collations: Collations, behind: Behind<(u64, u64)>) -> Self {
         let captured: Vec<Captured> =
             asked.tables.into_iter().map(|(table, wanted)| Captured::new(table, wanted)).collect();
         let name = |captured: &Captured| (captured.table.database.clone(), captured.table.name.clone());
         Self {
+            server: Arc::clone(asked.server),
+            behind,
+            time: 0,
             collations,
             names: captured.iter().enumerate().map(|(i, captured)| (name(captured), i)).collect(),
             captured,
@@ -131,7 +142,7 @@ impl Feed {
         timeout: Duration,
         out: &mut Out<'_, Position>,
     ) -> Result<Done> {
-        let mut flushed = Instant::now();
+        let (mut flushed, mut heard) = (Instant::now(), Instant::now());
         loop {
             if self.transaction.is_none() && head.is_some_and(|head| self.at.has_reached(head)) {
                 self.flush(out).await?;
@@ -154,11 +165,22 @@ impl Feed {
                     };
                     next
                 }
-                None => tokio::time::timeout(timeout, stream.next()).await.map_err(|_| {
-                    Error::new(ErrorKind::Timeout, "cdc: the server sends neither changes nor signs of life")
-                        .hint("see the network between, and the server's load; `timeout` can be raised")
-                })?,
+                None => match tokio::time::timeout(QUIET.min(timeout), stream.next()).await {
+                    Ok(next) => next,
+                    Err(_) if heard.elapsed() < timeout => {
+                        self.tell(out).await;
+                        continue;
+                    }
+                    Err(_) => {
+                        return Err(Error::new(
+                            ErrorKind::Timeout,
+                            "cdc: the server sends neither changes nor signs of life",
+                        )
+                        .hint("see the network between, and the server's load; `timeout` can be raised"));
+                    }
+                },
             };
+            heard = Instant::now();
             let event = next.ok_or_else(|| {
                 Error::new(ErrorKind::Unavailable, "cdc: the server ended the stream of its binlog")
                     .hint("another reader with the same number may have taken its place; it is tried again")
@@ -177,14 +199,37 @@ impl Feed {
         if self.transaction.is_none() && self.at != self.marked && self.at.pos <= u64::from(u32::MAX) {
             out.mark(&Position::Log(self.at.clone())).await?;
             self.marked = self.at.clone();
+            self.tell(out).await;
         }
         Ok(())
+    }
+
+    /// Says how far the mark is behind the server, which is asked now and then.
+    async fn tell(&mut self, out: &mut Out<'_, Position>) {
+        if self.behind.is_due() {
+            let began = Instant::now();
+            match tokio::time::timeout(QUIET, log::end(&self.server)).await {
+                Ok(Ok((end, clock))) => self.behind.measure(end.order(), began, clock),
+                // Nothing but the figure is lost.
+                Ok(Err(error)) => tracing::debug!(%error, "the server does not say where its binlog ends"),
+                Err(_) => tracing::debug!("the server takes its time to say where its binlog ends"),
+            }
+        }
+        let at = self.marked.order();
+        if let Some(age) = self.behind.age(&at) {
+            // How long the files between are is not asked each time.
+            let bytes = (self.behind.head().0 <= at.0).then(|| self.behind.head().1.saturating_sub(at.1));
+            out.behind(Lag { age, bytes });
+        }
     }
 
     async fn event(&mut self, event: &LogEvent, out: &mut Out<'_, Position>) -> Result<()> {
         let (header, body) = (event.header(), event.data());
         let sort = header.event_type_raw();
         let artificial = header.log_pos() == 0 || header.flags_raw() & ARTIFICIAL != 0;
+        if header.timestamp() > 0 {
+            self.time = header.timestamp();
+        }
         let start = self.offset;
         if !self.packed && !artificial && !matches!(sort, 4 | 27 | 41) {
             self.offset = behind(self.offset, header.log_pos());
@@ -216,7 +261,7 @@ impl Feed {
             23..=25 | 30..=32 | 166..=171 => self.rows(sort, body)?,
             39 => {
                 return Err(Error::new(ErrorKind::Unsupported, "cdc: the binlog holds parts of JSON documents")
-                    .hint("SET GLOBAL binlog_row_value_options = '', then load the streams again with `ingest run --full-refresh`"));
+                    .hint(format!("SET GLOBAL binlog_row_value_options = '', then {}", again())));
             }
             164 => {
                 tracing::debug!("the binlog is encrypted at rest");
@@ -263,7 +308,7 @@ impl Feed {
             self.gtid = Some(format!("{}:{}", image::uuid(uuid), bytes.little(8)?));
         }
         // BEGIN follows, or a single statement.
-        self.transaction = Some(Transaction { start, rows: 0, single: true });
+        self.transaction = Some(Transaction { order: Order::new(self.at_number(), start), single: true });
         Ok(())
     }
 
@@ -273,7 +318,7 @@ impl Feed {
         let mut bytes = Bytes(body);
         let (number, domain, flags) = (bytes.little(8)?, bytes.little(4)?, bytes.u8()?);
         self.gtid = Some(format!("{domain}-{server}-{number}"));
-        self.transaction = Some(Transaction { start, rows: 0, single: flags & 1 != 0 });
+        self.transaction = Some(Transaction { order: Order::new(self.at_number(), start), single: flags & 1 != 0 });
         Ok(())
     }
 
@@ -287,6 +332,7 @@ impl Feed {
 
     fn commit(&mut self) {
         self.transaction = None;
+        self.behind.committed(i64::from(self.time) * 1_000_000);
         // What a compressed event holds is one transaction.
         self.packed = false;
         self.at = LogPosition {
@@ -301,8 +347,9 @@ impl Feed {
         let single = self.transaction.as_ref().is_none_or(|transaction| transaction.single);
         match statement::classify(database, text) {
             Statement::Begin => {
-                let transaction = self.transaction.get_or_insert(Transaction { start, rows: 0, single: false });
-                transaction.single = false;
+                let order = self.transaction.take().map(|transaction| transaction.order);
+                let order = order.unwrap_or_else(|| Order::new(self.at_number(), start));
+                self.transaction = Some(Transaction { order, single: false });
                 return Ok(());
             }
             Statement::Within => return Ok(()),
@@ -311,12 +358,12 @@ impl Feed {
                 return Ok(());
             }
             ended @ (Statement::Rollback | Statement::RollbackTo) => {
-                if self.transaction.as_ref().is_some_and(|transaction| transaction.rows > 0) {
+                if self.transaction.as_ref().is_some_and(|transaction| transaction.order.rows > 0) {
                     return Err(Error::new(
                         ErrorKind::CheckpointInvalid,
                         "cdc: a transaction was rolled back in part, and its rows stand in the binlog",
                     )
-                    .hint("it wrote to a table without transactions, too; load the streams again with `ingest run --full-refresh`"));
+                    .hint(format!("it wrote to a table without transactions, too; {}", again())));
                 }
                 if ended == Statement::Rollback {
                     self.commit();
@@ -345,9 +392,12 @@ impl Feed {
                 && (captured.table.database == database || statement::mentions(text, &captured.table.database))
         });
         concerned.map_or(Ok(()), |captured| {
-            Err(Error::new(ErrorKind::CheckpointInvalid, "cdc: the binlog holds a statement instead of the rows that it changed")
-                .with("stream", &captured.stream)
-                .hint("a session has set binlog_format itself: take that right from it, then load the stream again with `ingest run --full-refresh`"))
+            Err(Error::new(
+                ErrorKind::CheckpointInvalid,
+                "cdc: the binlog holds a statement instead of the rows that it changed",
+            )
+            .with("stream", &captured.stream)
+            .hint(format!("a session has set binlog_format itself: take that right from it, then {}", again())))
         })
     }
 
@@ -386,13 +436,10 @@ impl Feed {
         let rows = unpacked.as_deref().unwrap_or(bytes.0);
         let event = Event { happened, before: first, after: second, rows };
         let number = self.at_number();
-        let transaction = self.transaction.get_or_insert(Transaction { start: self.offset, rows: 0, single: false });
+        let begun = || Transaction { order: Order::new(number, self.offset), single: false };
+        let transaction = self.transaction.get_or_insert_with(begun);
         let captured = self.captured.get_mut(*i).ok_or_else(cut)?;
-        let taken = captured.take(&event, || {
-            transaction.rows += 1;
-            Seq::of(&[number, transaction.start, transaction.rows]).as_str().to_owned()
-        });
-        taken.map_err(|error| error.with("stream", &captured.stream))
+        captured.take(&event, &mut transaction.order).map_err(|error| error.with("stream", &captured.stream))
     }
 
     /// The number of the file that is being read.

@@ -1,17 +1,17 @@
 //! The binlog of a server: what it must be like, where it ends, and whether a place in it is still there.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingest_core::{Error, ErrorKind, Result};
+use ingest_core::{Error, ErrorKind, RESYNC, Result};
 use mysql_async::Row;
 
-use crate::server::{Connection, Flavour};
+use crate::server::{Connection, Flavour, Server};
 use crate::work::LogPosition;
 
 /// How long transactions that are in the log and not in the tables yet are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ATTEMPTED: &str = "cdc: cannot look at the binlog";
-const AGAIN: &str = "load the streams again with `ingest run --full-refresh`";
 
 /// Everything about the server's settings that keeps changes from being captured, each with the statement that repairs it.
 pub(crate) async fn faults(connection: &mut Connection) -> Result<Vec<(String, String)>> {
@@ -69,6 +69,17 @@ pub(crate) async fn head(connection: &mut Connection) -> Result<LogPosition> {
     let (file, pos) = place
         .ok_or_else(|| Error::config("cdc: the server writes no binlog").hint("start the server with `--log-bin`"))?;
     Ok(LogPosition { server: identity(connection).await?, file, pos, gtid: None })
+}
+
+/// The end of the log by a connection that is lent, and the server's clock: microseconds since 1970.
+pub(crate) async fn end(server: &Arc<Server>) -> Result<(LogPosition, i64)> {
+    let mut lent = server.lend().await?;
+    let end = head(lent.connection()).await?;
+    let sql = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
+    let rows: Vec<(i64,)> = lent.connection().rows(sql, ATTEMPTED).await?;
+    lent.give_back();
+    let clock = rows.first().map(|(clock,)| *clock);
+    Ok((end, clock.ok_or_else(|| Error::unexpected("the server does not say what time it is"))?))
 }
 
 /// What tells the server from another.
@@ -133,47 +144,66 @@ fn owned_of(text: &str) -> Vec<String> {
     gtids
 }
 
-/// Fails unless the log still holds everything from a place on, and is still the log that it was.
-pub(crate) async fn expect(connection: &mut Connection, at: &LogPosition) -> Result<()> {
-    let lost = |what: &str| Error::new(ErrorKind::CheckpointInvalid, what).with("file", &at.file).with("pos", at.pos);
-    if identity(connection).await? != at.server {
-        return Err(lost("cdc: this is another server than the one whose binlog was read")
-            .hint(format!("connect to that server; or {AGAIN}")));
+/// The log of a server as it is listed.
+pub(crate) struct Log {
+    server: String,
+    /// Names and sizes, the oldest first.
+    files: Vec<(String, u64)>,
+}
+
+impl Log {
+    /// Asks the server.
+    pub(crate) async fn read(connection: &mut Connection) -> Result<Self> {
+        let server = identity(connection).await?;
+        let rows: Vec<Row> = connection.rows("SHOW BINARY LOGS", ATTEMPTED).await?;
+        let file = |row: &Row| Some((row.get_opt(0)?.ok()?, row.get_opt(1)?.ok()?));
+        Ok(Self { server, files: rows.iter().filter_map(file).collect() })
     }
-    let logs: Vec<Row> = connection.rows("SHOW BINARY LOGS", ATTEMPTED).await?;
-    let size = logs.iter().find_map(|row| {
-        let name: String = row.get_opt(0)?.ok()?;
-        (name == at.file).then(|| row.get_opt::<u64, _>(1)?.ok())?
-    });
-    match size {
-        None => {
-            return Err(lost("cdc: the server has removed a part of the binlog that was not read yet").hint(format!(
-                "{AGAIN}; then keep the binlog longer than the longest pause between runs: `binlog_expire_logs_seconds`, on RDS `binlog retention hours`"
-            )));
+
+    /// Fails unless the log still holds everything from a place on, and is still the log that it was.
+    pub(crate) async fn expect(&self, connection: &mut Connection, at: &LogPosition) -> Result<()> {
+        let lost =
+            |what: &str| Error::new(ErrorKind::CheckpointInvalid, what).with("file", &at.file).with("pos", at.pos);
+        if self.server != at.server {
+            return Err(lost("cdc: this is another server than the one whose binlog was read")
+                .hint(format!("connect to that server; or {}", again())));
         }
-        Some(size) if size < at.pos => {
-            return Err(lost("cdc: the binlog ends before the place that was read")
-                .hint(format!("the server was restored; {AGAIN}")));
+        match self.files.iter().find(|(name, _)| *name == at.file) {
+            None => {
+                return Err(lost("cdc: the server has removed a part of the binlog that was not read yet").hint(format!(
+                    "{}; then keep the binlog longer than the longest pause between runs: `binlog_expire_logs_seconds`, on RDS `binlog retention hours`",
+                    again()
+                )));
+            }
+            Some((_, size)) if *size < at.pos => {
+                return Err(lost("cdc: the binlog ends before the place that was read")
+                    .hint(format!("the server was restored; {}", again())));
+            }
+            Some(_) => {}
         }
-        Some(_) => {}
+        let Some(gtid) = &at.gtid else { return Ok(()) };
+        let gtid = ingest_sql::Dialect::MySql.text(gtid)?;
+        let sql = match connection.flavour {
+            Flavour::Mysql => format!("SELECT CAST(GTID_SUBSET({gtid}, @@global.gtid_executed) AS SIGNED)"),
+            // Its answer is the whole state at the place, a GTID for each domain.
+            Flavour::MariaDb => format!(
+                "SELECT CAST(COALESCE(FIND_IN_SET({gtid}, BINLOG_GTID_POS({}, {})), 1) > 0 AS SIGNED)",
+                ingest_sql::Dialect::MySql.text(&at.file)?,
+                at.pos
+            ),
+        };
+        let rows: Vec<(i64,)> = connection.rows(&sql, ATTEMPTED).await?;
+        match rows.first() {
+            Some((0,)) => Err(lost("cdc: the binlog is not the one that was read: the last transaction is not in it")
+                .hint(format!("the server was restored, or its binlog was reset; {}", again()))),
+            _ => Ok(()),
+        }
     }
-    let Some(gtid) = &at.gtid else { return Ok(()) };
-    let gtid = ingest_sql::Dialect::MySql.text(gtid)?;
-    let sql = match connection.flavour {
-        Flavour::Mysql => format!("SELECT CAST(GTID_SUBSET({gtid}, @@global.gtid_executed) AS SIGNED)"),
-        // Its answer is the whole state at the place, a GTID for each domain.
-        Flavour::MariaDb => format!(
-            "SELECT CAST(COALESCE(FIND_IN_SET({gtid}, BINLOG_GTID_POS({}, {})), 1) > 0 AS SIGNED)",
-            ingest_sql::Dialect::MySql.text(&at.file)?,
-            at.pos
-        ),
-    };
-    let rows: Vec<(i64,)> = connection.rows(&sql, ATTEMPTED).await?;
-    match rows.first() {
-        Some((0,)) => Err(lost("cdc: the binlog is not the one that was read: the last transaction is not in it")
-            .hint(format!("the server was restored, or its binlog was reset; {AGAIN}"))),
-        _ => Ok(()),
-    }
+}
+
+/// What brings a stream back whose changes are lost.
+pub(crate) fn again() -> String {
+    format!("load the stream again with `{RESYNC}`")
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl TableMap {
         if optional.names.len() != count {
             return Err(Error::new(ErrorKind::CheckpointInvalid, "cdc: the binlog does not say the names of columns")
                 .with("stream", format!("{database}.{table}"))
-                .hint("SET GLOBAL binlog_row_metadata = 'FULL' at the server, then load the stream again with `ingest run --full-refresh`"));
+                .hint(format!("SET GLOBAL binlog_row_metadata = 'FULL' at the server, then {}", super::log::again())));
         }
         let columns = columns(&raw, nulls, &optional, catalog, collations)
             .map_err(|error| error.with("stream", format!("{database}.{table}")))?;

@@ -7,7 +7,7 @@ pub(crate) mod check;
 pub(crate) mod feed;
 mod image;
 mod json;
-mod log;
+pub(crate) mod log;
 mod map;
 pub(crate) mod plan;
 mod statement;

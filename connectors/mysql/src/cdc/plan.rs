@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use ingest_core::{Error, ErrorKind, Estimate, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, StreamName};
+use ingest_core::{
+    Error, ErrorKind, Estimate, Intent, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, StreamName,
+};
 
 use super::log;
 use crate::catalog::{Sort, Table};
 use crate::plan::{Planner, expect_columns};
 use crate::server::Connection;
-use crate::work::{Log, Position, Work};
+use crate::work::{Log, LogPosition, Part, Position, Work};
 
 /// The feed, and the name of each table's position in it.
 pub(crate) const FEED: &str = "binlog";
@@ -22,7 +24,7 @@ pub(crate) async fn plan(
     connection: &mut Connection,
     request: &PlanRequest<Position>,
     tables: &HashMap<StreamName, Arc<Table>>,
-) -> Result<Plan<Work, Position>> {
+) -> Result<(Plan<Work, Position>, HashMap<SliceId, Error>)> {
     log::refuse(&log::faults(connection).await?)?;
     let (planner, mut plan) = (Planner { request, moment: None, highest: HashMap::new() }, Plan::default());
     let (mut columns, mut streams) = (BTreeMap::new(), Vec::new());
@@ -31,11 +33,25 @@ pub(crate) async fn plan(
         true => Some(log::begin(connection).await?),
         false => None,
     };
+    let (mut reach, mut refused) = (Reach::default(), HashMap::new());
     for selected in &request.streams {
         let name = &selected.stream.name;
         let table = tables.get(name).ok_or_else(|| crate::streams::missing().with("stream", name))?;
         expect_captured(table, selected).map_err(|error| error.with("stream", name))?;
         expect_columns(table, selected)?;
+        if let Some(at) = position(selected)
+            && let Err(error) = reach.expect(connection, at).await
+        {
+            let error = error.with("stream", name);
+            if error.is_retryable() || request.streams.len() == 1 || request.intent != Intent::Here {
+                return Err(error);
+            }
+            // The others go on.
+            let slice = refusal(name);
+            refused.insert(slice.id.clone(), error);
+            plan.slices.push(slice);
+            continue;
+        }
         if let Some(wanted) = &selected.columns {
             columns.insert(name.clone(), wanted.clone());
         }
@@ -53,14 +69,51 @@ pub(crate) async fn plan(
         let position = Some(Position::Log(begin.clone()));
         plan.then.insert(name.clone(), BTreeMap::from([(SliceId::from(FEED), position)]));
     }
-    plan.slices.push(Slice {
-        id: SliceId::from(FEED),
-        streams,
-        shape: Shape::Feed,
-        work: Work { log: Some(Log { columns }), ..Work::default() },
+    if !streams.is_empty() {
+        plan.slices.push(Slice {
+            id: SliceId::from(FEED),
+            streams,
+            shape: Shape::Feed,
+            work: Work { log: Some(Log { columns }), ..Work::default() },
+            estimate: Estimate::default(),
+        });
+    }
+    Ok((plan, refused))
+}
+
+/// What is known of the log while tables are planned, many of which stand at the same place.
+#[derive(Default)]
+struct Reach {
+    log: Option<log::Log>,
+    good: Vec<LogPosition>,
+}
+
+impl Reach {
+    /// Fails unless a table can go on from where it stands.
+    async fn expect(&mut self, connection: &mut Connection, at: &Position) -> Result<()> {
+        let Position::Log(at) = at else { return Ok(()) };
+        if self.good.contains(at) {
+            return Ok(());
+        }
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => none.insert(log::Log::read(connection).await?),
+        };
+        log.expect(connection, at).await?;
+        self.good.push(at.clone());
+        Ok(())
+    }
+}
+
+/// The only slice of a stream that could not be planned.
+fn refusal(name: &StreamName) -> Slice<Work> {
+    Slice {
+        id: SliceId::new(format!("{name}#refused")),
+        streams: vec![name.clone()],
+        shape: Shape::Window,
+        work: Work { part: Part::Refused, ..Work::default() },
         estimate: Estimate::default(),
-    });
-    Ok(plan)
+    }
 }
 
 /// Where a table stands in the feed.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use ingest_core::{ErrorKind, Problem, Result, StreamName};
+use ingest_core::{ErrorKind, Problem, RESYNC, Result, StreamName};
 use ingest_sql::{Dialect, few};
 
+use super::past::Past;
 use super::plan::table_capturable;
+use super::slot;
 use super::state::{self, Facts, State};
-use super::{feed, slot};
 use crate::catalog::Table;
 use crate::server::Server;
 use crate::wire::Connection;
@@ -53,7 +54,7 @@ pub(crate) async fn check(server: &Arc<Server>, tables: &[Arc<Table>]) -> Result
 /// Whether a connection for replication can be had.
 async fn replicate(server: &Arc<Server>) -> Result<()> {
     let mut connection = server.connect_as(crate::wire::Role::Replication).await?;
-    feed::identify(&mut connection).await?;
+    Past::read(&mut connection).await?;
     connection.close().await;
     Ok(())
 }
@@ -107,7 +108,7 @@ impl Problems {
             self.error(None, what, "name another `slot`: the first run makes it".into(), ErrorKind::ConfigInvalid);
         } else if found.is_lost {
             let what = format!("cdc: the server has thrown away the log that the slot {name} needs");
-            let remedy = "load the streams again with `ingest run --full-refresh`; raise max_slot_wal_keep_size".into();
+            let remedy = format!("load each of the streams again: `{RESYNC}`; raise max_slot_wal_keep_size");
             self.error(None, what, remedy, ErrorKind::CheckpointInvalid);
         } else if let Some(pid) = found.held_by {
             let what = format!("cdc: the slot {name} is being read by process {pid} of the server");

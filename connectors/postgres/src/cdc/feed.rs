@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ingest_core::{Done, Error, ErrorKind, Out, Region, Result, Seq};
-use ingest_sql::Dialect;
+use ingest_core::{Done, Error, ErrorKind, Lag, Out, Region, Result, Seq};
+use ingest_sql::{Behind, Dialect};
 
 use super::message::{self, Frame, Message, Relation};
+use super::past::Past;
 use super::plan::reachable;
 use super::spill::Spills;
 use super::state;
 use super::tables::{Emit, Tables, Wanted};
-use crate::catalog::Cells;
 use crate::server::Server;
 use crate::wire::{Connection, Role, broken};
 use crate::work::{LogPosition, Position};
@@ -48,10 +48,8 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
     lent.give_back(server);
     reachable(asked.from, &state)?;
     let mut connection = server.connect_as(Role::Replication).await?;
-    let system = identify(&mut connection).await?;
-    if asked.from.system.as_ref().is_some_and(|known| *known != system) {
-        return Err(super::lost("this is another server than the one that was read last"));
-    }
+    let past = Past::read(&mut connection).await?;
+    past.holds(asked.from)?;
     let until = (!out.follow()).then_some(Until { durable: state.durable, head: state.head, began: Instant::now() });
     let command = format!(
         "START_REPLICATION SLOT {} LOGICAL {} (proto_version '2', publication_names {}, binary 'true', streaming 'true')",
@@ -67,10 +65,12 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
             spills: Spills::new(asked.temp_dir),
             transaction: None,
             streamed: None,
+            behind: Behind::new(state.head),
             at: asked.from.lsn,
             bytes: 0,
         },
-        system,
+        server: Arc::clone(server),
+        past,
         confirmed: asked.confirmed,
         until,
         marked: asked.from.lsn,
@@ -85,11 +85,6 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
         tracing::debug!(%error, "the stream of changes was not ended in order");
     }
     Ok(Done::CaughtUp)
-}
-
-pub(crate) async fn identify(connection: &mut Connection) -> Result<String> {
-    let rows = connection.query("IDENTIFY_SYSTEM").await?;
-    Cells::new(rows.into_iter().next().unwrap_or_default()).text()
 }
 
 /// What a fault of the stream means.
@@ -134,6 +129,7 @@ struct Reading {
     transaction: Option<Transaction>,
     /// What comes belongs to this transaction, which is not committed yet.
     streamed: Option<u32>,
+    behind: Behind<u64>,
     /// Every transaction that was committed before is read.
     at: u64,
     /// Bytes of rows that have not gone out.
@@ -141,9 +137,10 @@ struct Reading {
 }
 
 struct Feed<'a> {
+    server: Arc<Server>,
     connection: Connection,
     reading: Reading,
-    system: String,
+    past: Past,
     confirmed: &'a AtomicU64,
     until: Option<Until>,
     marked: u64,
@@ -169,6 +166,7 @@ enum Step {
         xid: u32,
         lsn: u64,
         end: u64,
+        time: i64,
     },
     Alive {
         answer: bool,
@@ -196,9 +194,16 @@ impl Reading {
                 self.spills.abort(xid, part);
                 Ok(Step::Kept)
             }
-            (None, Message::StreamCommit { xid, lsn, end }) => Ok(Step::Replay { xid, lsn, end }),
+            (None, Message::StreamCommit { xid, lsn, end, time }) => Ok(Step::Replay { xid, lsn, end, time }),
             (None, message) => self.message(message),
         }
+    }
+
+    /// A transaction is read to its end.
+    fn ended(&mut self, end: u64, time: i64) {
+        self.transaction = None;
+        self.at = self.at.max(end);
+        self.behind.committed(time);
     }
 
     /// Takes a message of a transaction that is committed.
@@ -208,9 +213,8 @@ impl Reading {
                 self.transaction = Some(Transaction { lsn, nth: 0 });
                 Step::Row
             }
-            Message::Commit { end } => {
-                self.transaction = None;
-                self.at = self.at.max(end);
+            Message::Commit { end, time } => {
+                self.ended(end, time);
                 Step::Committed
             }
             Message::Relation(relation) => Step::Relation(relation),
@@ -297,14 +301,14 @@ impl Feed<'_> {
                 alive(&mut self.connection, &mut self.told, self.confirmed, relieved).await
             }
             Step::Kept => Ok(()),
-            Step::Replay { xid, lsn, end } => self.replay(xid, (lsn, end), out).await,
+            Step::Replay { xid, lsn, end, time } => self.replay(xid, (lsn, end, time), out).await,
             Step::Alive { answer: true } => self.sign(true).await,
             Step::Alive { answer: false } => Ok(()),
         }
     }
 
     /// Gives out a transaction that was put aside.
-    async fn replay(&mut self, xid: u32, (lsn, end): (u64, u64), out: &mut Out<'_, Position>) -> Result<()> {
+    async fn replay(&mut self, xid: u32, (lsn, end, time): (u64, u64, i64), out: &mut Out<'_, Position>) -> Result<()> {
         let mut kept = self.reading.spills.take(xid).replay().await?;
         self.reading.transaction = Some(Transaction { lsn, nth: 0 });
         while let Some(body) = kept.next().await? {
@@ -314,8 +318,7 @@ impl Feed<'_> {
             Box::pin(self.take(step, out)).await?;
             self.sign(false).await?;
         }
-        self.reading.transaction = None;
-        self.reading.at = self.reading.at.max(end);
+        self.reading.ended(end, time);
         self.mark(out).await
     }
 
@@ -365,12 +368,35 @@ impl Feed<'_> {
         self.since = Instant::now();
         // A run that follows commits by the clock: it looks at it when a mark comes.
         if !self.flushed && self.marked == self.reading.at && !out.follow() {
+            self.tell(out).await;
             return Ok(());
         }
-        let position = Position::Log(LogPosition { lsn: self.reading.at, system: Some(self.system.clone()) });
+        let position = Position::Log(LogPosition {
+            lsn: self.reading.at,
+            system: Some(self.past.system.clone()),
+            timeline: Some(self.past.timeline),
+        });
         alive(&mut self.connection, &mut self.told, self.confirmed, out.mark(&position)).await?;
         (self.flushed, self.marked) = (false, self.reading.at);
+        self.tell(out).await;
         Ok(())
+    }
+
+    /// Says how far the mark is behind the server, which is asked now and then.
+    async fn tell(&mut self, out: &mut Out<'_, Position>) {
+        if self.reading.behind.is_due() {
+            let began = Instant::now();
+            match tokio::time::timeout(LONGEST_LULL, state::head(&self.server)).await {
+                Ok(Ok((head, clock))) => self.reading.behind.measure(head, began, clock),
+                // Nothing but the figure is lost.
+                Ok(Err(error)) => tracing::debug!(%error, "the server does not say where its log ends"),
+                Err(_) => tracing::debug!("the server takes its time to say where its log ends"),
+            }
+        }
+        if let Some(age) = self.reading.behind.age(&self.marked) {
+            let bytes = self.reading.behind.head().saturating_sub(self.marked);
+            out.behind(Lag { age, bytes: Some(bytes) });
+        }
     }
 
     /// Tells the server that we are there, when it is time for that.

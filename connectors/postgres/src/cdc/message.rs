@@ -4,6 +4,9 @@ use ingest_core::Result;
 
 use crate::wire::{Reader, broken};
 
+/// Microseconds from 1970 to 2000.
+const EPOCH: i64 = 946_684_800_000_000;
+
 /// What a frame of the stream holds.
 #[derive(Debug)]
 pub(crate) enum Frame<'a> {
@@ -20,9 +23,11 @@ pub(crate) enum Message<'a> {
     Begin {
         lsn: u64,
     },
-    /// It ends; the next one is committed at `end` or later.
+    /// It ends; the next one is committed at `end` or later. `time` is that of its commit by the server's clock: microseconds
+    /// since 1970.
     Commit {
         end: u64,
+        time: i64,
     },
     Relation(Relation),
     Insert {
@@ -50,6 +55,7 @@ pub(crate) enum Message<'a> {
         xid: u32,
         lsn: u64,
         end: u64,
+        time: i64,
     },
     /// A transaction, or a part of it, was rolled back.
     StreamAbort {
@@ -122,7 +128,7 @@ pub(crate) fn message(body: &[u8], inside: bool) -> Result<(u32, Message<'_>)> {
         b'C' => {
             // Flags, and where the commit's record lies.
             let (_, _, end) = (reader.u8()?, reader.u64()?, reader.u64()?);
-            Message::Commit { end }
+            Message::Commit { end, time: time(&mut reader)? }
         }
         b'R' => Message::Relation(relation(&mut reader)?),
         b'I' => {
@@ -157,13 +163,18 @@ pub(crate) fn message(body: &[u8], inside: bool) -> Result<(u32, Message<'_>)> {
         b'E' => Message::StreamStop,
         b'c' => {
             let (xid, _, lsn) = (reader.u32()?, reader.u8()?, reader.u64()?);
-            Message::StreamCommit { xid, lsn, end: reader.u64()? }
+            Message::StreamCommit { xid, lsn, end: reader.u64()?, time: time(&mut reader)? }
         }
         b'A' => Message::StreamAbort { xid: reader.u32()?, part: reader.u32()? },
         b'Y' | b'O' | b'M' => Message::Other,
         _ => return Err(broken("an unknown message of replication")),
     };
     Ok((xid, message))
+}
+
+/// A time of the protocol, which counts from 2000 on.
+fn time(reader: &mut Reader<'_>) -> Result<i64> {
+    Ok(reader.i64()?.saturating_add(EPOCH))
 }
 
 fn expect(reader: &mut Reader<'_>, tag: u8) -> Result<()> {
@@ -234,7 +245,7 @@ mod tests {
         for number in [0x155_2790_u64, 0x155_27c8, 5] {
             body.extend(number.to_be_bytes());
         }
-        assert!(matches!(message(&body, false), Ok((_, Message::Commit { end: 0x155_27c8 }))));
+        assert!(matches!(message(&body, false), Ok((_, Message::Commit { end: 0x155_27c8, .. }))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `state` | what the server says: settings, slot, publication, how tables take part |
 //! | `slot` | what is changed there |
+//! | `past` | whether a place in the log is one of the server's own past |
 //! | `plan` | full loads in the snapshot of a slot, then one feed for all tables |
 //! | `message` | `pgoutput`, byte by byte |
 //! | `rows` | changes of a table into batches |
@@ -19,6 +20,7 @@
 pub(crate) mod check;
 pub(crate) mod feed;
 pub(crate) mod message;
+mod past;
 pub(crate) mod plan;
 mod rows;
 pub(crate) mod setup;
@@ -29,7 +31,7 @@ mod tables;
 
 pub(crate) use tables::Wanted;
 
-use ingest_core::{Error, ErrorKind, SliceId};
+use ingest_core::{Error, ErrorKind, RESYNC, SliceId};
 
 use crate::config::PostgresConfig;
 
@@ -41,5 +43,5 @@ pub(crate) fn feed_id(config: &PostgresConfig) -> SliceId {
 /// Changes are gone that a table still needs.
 pub(crate) fn lost(why: &str) -> Error {
     Error::new(ErrorKind::CheckpointInvalid, format!("cdc: {why}: changes since the last run cannot be read any more"))
-        .hint("load the stream again with `ingest run --full-refresh --select STREAM`")
+        .hint(format!("load the stream again with `{RESYNC}`"))
 }

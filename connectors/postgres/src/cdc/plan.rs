@@ -7,13 +7,14 @@ use ingest_core::{
     Error, ErrorKind, Estimate, Intent, Plan, PlanRequest, Result, Selected, Shape, Slice, SliceId, StreamName,
 };
 
+use super::past::Past;
 use super::state::{self, Facts, State};
 use super::{feed_id, lost, slot};
 use crate::catalog::{Sort, Table};
 use crate::plan::Planner;
 use crate::server::Server;
 use crate::streams::{Held, missing, refused};
-use crate::wire::Connection;
+use crate::wire::{Connection, Role};
 use crate::work::{Log, LogPosition, Position, Work};
 
 /// Plans streams that follow the log; gives what the plan holds at the server.
@@ -27,8 +28,17 @@ pub(crate) async fn plan(
     let asked: Vec<&Table> =
         request.streams.iter().filter_map(|selected| tables.get(&selected.stream.name)).map(Arc::as_ref).collect();
     let facts = published(&mut connection, server, request, &mut state, &asked).await?;
-    let mut planning =
-        Planning { server, tables, request, state, plan: Plan::default(), held: Held::default(), fresh: Vec::new() };
+    let past = past(server, request).await?;
+    let mut planning = Planning {
+        server,
+        tables,
+        request,
+        state,
+        past,
+        plan: Plan::default(),
+        held: Held::default(),
+        fresh: Vec::new(),
+    };
     let mut followed = Vec::new();
     for selected in &request.streams {
         let table = tables.get(&selected.stream.name);
@@ -52,6 +62,18 @@ pub(crate) async fn plan(
     followed.retain(|selected| !refused.contains(&selected.stream.name));
     planning.follow(&followed);
     Ok((planning.plan, planning.held))
+}
+
+/// Where the server comes from, if any stream goes on from a place in its log.
+async fn past(server: &Arc<Server>, request: &PlanRequest<Position>) -> Result<Option<Past>> {
+    let feed = feed_id(server.config());
+    if !request.streams.iter().any(|selected| matches!(selected.positions.get(&feed), Some(Position::Log(_)))) {
+        return Ok(None);
+    }
+    let mut connection = server.connect_as(Role::Replication).await?;
+    let past = Past::read(&mut connection).await?;
+    connection.close().await;
+    Ok(Some(past))
 }
 
 /// Fails where the server cannot capture changes at all, which is no matter of single streams.
@@ -124,6 +146,7 @@ struct Planning<'a> {
     tables: &'a HashMap<StreamName, Arc<Table>>,
     request: &'a PlanRequest<Position>,
     state: State,
+    past: Option<Past>,
     plan: Plan<Work, Position>,
     held: Held,
     /// Tables that have no place in the log yet.
@@ -154,6 +177,9 @@ impl<'a> Planning<'a> {
     fn judge(&self, selected: &Selected<Position>, table: &Table, facts: &Facts) -> Result<bool> {
         capturable(self.server, selected, table, facts, &self.state)?;
         let Some(Position::Log(at)) = selected.positions.get(&feed_id(self.server.config())) else { return Ok(false) };
+        if let Some(past) = &self.past {
+            past.holds(at)?;
+        }
         reachable(at, &self.state)?;
         Ok(true)
     }
@@ -176,8 +202,8 @@ impl<'a> Planning<'a> {
             connection.close().await;
             return Ok(Vec::new());
         }
-        let (from, snapshot) = match self.request.intent {
-            Intent::Explain => (self.state.durable, None),
+        let ((from, timeline), snapshot) = match self.request.intent {
+            Intent::Explain => ((self.state.durable, None), None),
             Intent::Portable => (self.slot(&mut connection).await?, None),
             Intent::Here => {
                 // What is lost is of no use to anybody.
@@ -188,14 +214,14 @@ impl<'a> Planning<'a> {
                 let made = slot::make(self.server, self.state.slot.is_some()).await?;
                 let snapshot = slot::join(&mut connection, &made.snapshot).await?;
                 self.held.exporter = Some(made.exporter);
-                (made.from, Some(snapshot))
+                ((made.from, Some(made.timeline)), Some(snapshot))
             }
         };
         if self.request.intent != Intent::Here {
             connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         }
         let planner = Planner::under(self.request, self.server.config().read, snapshot);
-        let at = LogPosition { lsn: from, system: self.state.system.clone() };
+        let at = LogPosition { lsn: from, system: self.state.system.clone(), timeline };
         let mut refused = Vec::new();
         // A savepoint, because an error ends the transaction.
         connection.query("SAVEPOINT stream").await?;
@@ -218,17 +244,17 @@ impl<'a> Planning<'a> {
         Ok(refused)
     }
 
-    /// The place of the slot for a plan of several processes; made where it is not there.
-    async fn slot(&self, connection: &mut Connection) -> Result<u64> {
+    /// The place of the slot for a plan of several processes, and its timeline where that is known; made where it is not there.
+    async fn slot(&self, connection: &mut Connection) -> Result<(u64, Option<u32>)> {
         if let Some(slot) = self.state.slot.as_ref().filter(|slot| !slot.is_lost) {
-            return Ok(slot.confirmed);
+            return Ok((slot.confirmed, self.past.as_ref().map(|past| past.timeline)));
         }
         if self.state.slot.is_some() {
             slot::write(connection, &slot::drop_slot(self.server.config())?).await?;
         }
         let made = slot::make(self.server, false).await?;
         made.exporter.close().await;
-        Ok(made.from)
+        Ok((made.from, Some(made.timeline)))
     }
 
     fn hand_over(&mut self, selected: &Selected<Position>, slices: Vec<Slice<Work>>, at: &LogPosition) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ingest_core::{Error, ErrorKind, Result};
 use ingest_sql::Dialect;
 
+use super::past::Past;
 use super::state::{self, lsn, parse_lsn};
 use crate::catalog::{Cells, Table};
 use crate::config::PostgresConfig;
@@ -17,6 +18,8 @@ const SQL: Dialect = Dialect::Postgres;
 /// A slot that was just made: its place in the log, and the snapshot of exactly that place.
 pub(crate) struct Made {
     pub(crate) from: u64,
+    /// The timeline on which that place lies.
+    pub(crate) timeline: u32,
     pub(crate) snapshot: String,
     /// The snapshot lives while this connection does nothing else.
     pub(crate) exporter: Connection,
@@ -72,6 +75,8 @@ pub(crate) async fn write(connection: &mut Connection, statement: &str) -> Resul
 /// that is committed before it is in the snapshot, all else comes from the log.
 pub(crate) async fn make(server: &Arc<Server>, temporary: bool) -> Result<Made> {
     let mut exporter = server.connect_as(Role::Replication).await?;
+    // First: the snapshot ends with the next command.
+    let timeline = Past::read(&mut exporter).await?.timeline;
     let config = server.config();
     let name = if temporary {
         let short: String = config.slot.chars().take(40).collect();
@@ -93,7 +98,7 @@ pub(crate) async fn make(server: &Arc<Server>, temporary: bool) -> Result<Made> 
     })?;
     let mut row = Cells::new(rows.into_iter().next().unwrap_or_default());
     let (_, from, snapshot) = (row.text()?, parse_lsn(&row.text()?)?, row.text()?);
-    Ok(Made { from, snapshot, exporter })
+    Ok(Made { from, timeline, snapshot, exporter })
 }
 
 /// Joins a snapshot that another connection has exported.

@@ -1,6 +1,7 @@
 //! What the server says of its change log: the slot, the publication, the settings, and how tables take part.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ingest_core::{Error, ErrorKind, Result};
 use ingest_sql::Dialect;
@@ -8,6 +9,7 @@ use ingest_sql::Dialect;
 use crate::catalog::{Cells, Sort, Table};
 use crate::config::PostgresConfig;
 use crate::moment;
+use crate::server::Server;
 use crate::wire::Connection;
 
 /// `pgoutput` has values in binary form from this version on.
@@ -101,6 +103,11 @@ SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery(), 
   pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
     ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0')::pg_catalog.int8
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+
+const HEAD: &str = "
+SELECT pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+    ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8,
+  (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
 
 /// Reads the state.
 pub(crate) async fn read(connection: &mut Connection, config: &PostgresConfig) -> Result<State> {
@@ -224,6 +231,14 @@ pub(crate) async fn facts(
         facts.insert(oid, fact);
     }
     Ok(facts)
+}
+
+/// Where the log ends that is durable, and the server's clock: microseconds since 1970.
+pub(crate) async fn head(server: &Arc<Server>) -> Result<(u64, i64)> {
+    let mut lent = server.lend().await?;
+    let mut row = first(&mut lent.connection, HEAD).await?.ok_or_else(unreadable)?;
+    lent.give_back(server);
+    Ok((row.number()?, row.number()?))
 }
 
 /// The first row of a query.

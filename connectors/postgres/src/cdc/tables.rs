@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use ingest_core::{Error, ErrorKind, Result, StreamName};
+use ingest_core::{Error, ErrorKind, RESYNC, Result, StreamName};
 
 use super::lost;
 use super::message::{Message, Relation, Tuple, Value};
@@ -271,7 +271,7 @@ impl Tables {
                     )
                     .with("stream", &table.stream)
                     .with("part", format!("{}.{}", known.relation.schema, known.relation.name))
-                    .hint("load the stream again with `ingest run --full-refresh --select STREAM`"));
+                    .hint(format!("load the stream again with `{RESYNC}`")));
                 }
                 streams.push(table.stream.clone());
             }

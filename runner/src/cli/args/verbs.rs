@@ -242,6 +242,13 @@ pub struct RunArgs {
     /// Forget positions and load everything again, replacing the rows
     #[arg(long, env = "INGEST_FULL_REFRESH", hide_env = true)]
     pub full_refresh: bool,
+    /// Load this stream again, replacing its rows, and go on from the change feed; may be given several times
+    ///
+    /// For a stream whose changes are lost: a slot that is gone, a log that was purged, a backup that was restored. The other
+    /// streams of the run go on as ever
+    #[arg(long, env = "INGEST_RESYNC", value_name = "STREAM", value_delimiter = ',', hide_env = true,
+          conflicts_with_all = ["limit", "full_refresh", "interval_start", "plan"])]
+    pub resync: Vec<String>,
     /// At most so many rows of each stream; keeps no checkpoint, the next run replaces them
     #[arg(long, env = "INGEST_LIMIT", value_name = "N", hide_env = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,

@@ -12,7 +12,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::unit::Message;
 use crate::conform::{Conform, Input, reconcile};
+use crate::events::LagReport;
 use crate::policy::Quality;
+use crate::run::lag::Trail;
 use crate::run::quarantine::Quarantine;
 use crate::run::target::Target;
 
@@ -51,6 +53,8 @@ pub struct StreamShared {
     pub follows: bool,
     /// While it does: what is committed.
     pub followed: Mutex<Option<Followed>>,
+    /// What the feed of the stream says of where it is.
+    pub trail: Trail,
     /// The table format.
     pub format: Arc<dyn TableFormat>,
     /// The way to the stream's task.
@@ -129,6 +133,20 @@ impl StreamShared {
     /// How far the stream is, where its run goes on.
     pub fn followed(&self) -> Option<Followed> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How far the stream is behind its source: with what is committed while its run goes on, else with what is read.
+    pub fn lag(&self) -> Option<LagReport> {
+        let place = match self.follows {
+            true => {
+                let feeds = self.followed().map(|followed| followed.feeds).unwrap_or_default();
+                self.trail.committed(feeds.values().filter_map(|at| at.seq.as_ref()).max())
+            }
+            false => self.trail.read(),
+        }?;
+        let micros = self.clock.now_micros().saturating_sub(place.through).max(0);
+        // Tenths of a second are all that is known.
+        Some(LagReport { seconds: (micros / 100_000) as f64 / 10.0, bytes: place.bytes })
     }
 
     /// What batches conform to now.
