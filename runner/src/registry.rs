@@ -42,6 +42,8 @@ impl Registry {
         let registry = registry.with::<ingest_connector_sftp::Sftp>();
         #[cfg(feature = "shopify")]
         let registry = registry.with::<ingest_connector_shopify::Shopify>();
+        #[cfg(feature = "sqlserver")]
+        let registry = registry.with::<ingest_connector_sqlserver::SqlServer>();
         #[cfg(feature = "stripe")]
         let registry = registry.with::<ingest_connector_stripe::Stripe>();
         #[cfg(feature = "webhooks")]

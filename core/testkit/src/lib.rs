@@ -26,6 +26,7 @@
 //! | [`shopify`] | a stand-in for Shopify |
 //! | [`signers`] | signatures of webhooks, by the libraries of those who send them |
 //! | [`source`] | a model source, steered from the test, with faults and deliberate defects |
+//! | [`sqlserver`] | a scripted stand-in for SQL Server |
 //! | [`sshd`] | an OpenSSH server with SFTP |
 //! | [`store`] | an object store that refuses, loses answers, or applies a write later than it said |
 //! | [`stripe`] | a stand-in for Stripe |
@@ -54,6 +55,7 @@ pub mod salesforce;
 pub mod shopify;
 pub mod signers;
 pub mod source;
+pub mod sqlserver;
 pub mod sshd;
 pub mod stand_in;
 pub mod store;

@@ -16,7 +16,7 @@ fn all_problems_are_printed_at_once_and_nothing_is_done() {
          error: ingest.yaml:3: sources.files.pth: unknown key\n\
          hint: did you mean `path`?\n\
          error: ingest.yaml:4: sources.other.connector: there is no connector \"filez\"\n\
-         hint: did you mean `files`? built in: files, ftp, mongodb, mysql, postgres, rest, salesforce, sftp, shopify, stripe, webhooks\n\
+         hint: did you mean `files`? built in: files, ftp, mongodb, mysql, postgres, rest, salesforce, sftp, shopify, sqlserver, stripe, webhooks\n\
          3 problems in the configuration; nothing was done\n"
     );
     let output = project.run(&["run", "--source", "files", "--json"]);

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+
+mod builder;
+mod catalog;
+mod cells;
+mod check;
+mod config;
+mod extract;
+mod faults;
+mod incremental;
+mod moment;
+mod plan;
+mod select;
+mod server;
+mod streams;
+mod types;
+mod work;
+
+pub use config::{Clock, SqlServerConfig};
+pub use streams::SqlServer;
+pub use work::{Edge, Position, Progress, Work};

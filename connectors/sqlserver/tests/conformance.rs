@@ -1,0 +1,94 @@
+//! The suite that every connector passes.
+
+use std::sync::Arc;
+
+use ingest_connector_sqlserver::SqlServer as Connector;
+use ingest_core::{Builtin, ErrorKind, StreamName};
+use ingest_testkit::conformance::{self, Subject};
+use serde_json::{Map, Value, json};
+
+use crate::support::{Session, Shop, numbered};
+
+fn statements(session: &Arc<Session>, sql: String) -> impl Fn() -> futures::future::BoxFuture<'static, ()> + use<> {
+    let session = session.clone();
+    move || {
+        let (session, sql) = (session.clone(), sql.clone());
+        Box::pin(async move { session.sql(&sql).await })
+    }
+}
+
+/// The rows of a table as the server prints them, in the suite's form.
+async fn rows(session: &Session, stream: &StreamName) -> Vec<Map<String, Value>> {
+    let columns: &[&str] = match stream.as_str().rsplit('.').next().expect("a table") {
+        "kinds" => &["id", "name", "day", "amount"],
+        "plain" => &["id", "pad"],
+        _ => return Vec::new(),
+    };
+    let list: Vec<String> = columns.iter().map(|column| format!("CONVERT(nvarchar(100), {column})")).collect();
+    let found = session.texts(&format!("SELECT {} FROM {stream}", list.join(", "))).await;
+    let row = |row: Vec<Option<String>>| {
+        let values = columns.iter().zip(row).map(|(column, text)| {
+            let value = match (*column, text) {
+                (_, None) => Value::Null,
+                ("id", Some(text)) => json!(text.parse::<i64>().expect("a number")),
+                (_, Some(text)) => json!(text),
+            };
+            ((*column).to_owned(), value)
+        });
+        values.collect()
+    };
+    found.into_iter().map(row).collect()
+}
+
+#[tokio::test]
+async fn the_connector_passes_the_conformance_suite() {
+    let kinds = numbered("$.kinds", "flag, amount, name, day, ratio, doc", 1_500, |i| {
+        let day = format!("N'20{:02}-{:02}-{:02}'", i % 90, i % 12 + 1, i % 28 + 1);
+        format!("{}, {}.{:02}, N'näme {i}', {day}, {i}.25, N'<i>{i}</i>'", i % 2, i / 7, i % 100)
+    });
+    let shop = Shop::new(&format!(
+        "CREATE TABLE $.kinds (id bigint IDENTITY PRIMARY KEY, updated_at datetime2(6) NOT NULL DEFAULT SYSUTCDATETIME(), flag bit,
+           amount decimal(12, 2), name nvarchar(100), day date, ratio float, doc xml);
+         CREATE INDEX by_change ON $.kinds (updated_at);
+         {kinds};
+         CREATE TABLE $.plain (id int IDENTITY PRIMARY KEY, pad varchar(50), changed rowversion);
+         {};
+         CREATE TABLE $.nothing (note int)",
+        numbered("$.plain", "pad", 800, |_| format!("'{}'", "x".repeat(50))),
+    )
+    .replace(";\n         ", ";\n"))
+    .await;
+    let (reader, writer, late) =
+        (Arc::new(shop.session().await), Arc::new(shop.session().await), Arc::new(shop.session().await));
+    let schema = shop.schema.clone();
+    let mut wrong = shop.config.clone();
+    wrong["password"] = "wrong".into();
+    let mut nowhere = shop.config.clone();
+    nowhere["port"] = 1.into();
+    let insert = |name: &str| {
+        format!(
+            "INSERT INTO {schema}.kinds (name) VALUES (N'{name}'), (N'{name}'), (N'{name}');\nINSERT INTO {schema}.plain (pad) VALUES ('{name}')"
+        )
+    };
+    let password = shop.config["password"].as_str().expect("a password").to_owned();
+    let subject = Subject::new(Builtin::<Connector>::new(), shop.config.clone())
+        .streams(&[&format!("{schema}.*")])
+        .empty(shop.stream("nothing").as_str())
+        .refused("wrong password", wrong, ErrorKind::Unauthenticated)
+        .refused("nobody listens", nowhere, ErrorKind::Unavailable)
+        .secret(&password)
+        .counterpart("a scripted stand-in for SQL Server, never SQL Server itself")
+        .filtered(shop.stream("plain").as_str(), "id <= 10", 10)
+        .skip("F01", "a server that fails in every way is in access.rs")
+        .truth(move |stream| {
+            let (reader, stream) = (reader.clone(), stream.clone());
+            async move { rows(&reader, &stream).await }
+        })
+        .change(statements(&writer, insert("new")))
+        .late(
+            statements(&late, format!("BEGIN TRANSACTION;\n{}", insert("late"))),
+            statements(&late, "COMMIT".to_owned()),
+        );
+    let report = conformance::run(subject).await;
+    report.assert_documented(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md"));
+}

@@ -1,0 +1,9 @@
+//! Tests against a scripted stand-in for SQL Server, or against the server that `INGEST_TEST_MSSQL_URL` names; those that need
+//! the script say so in their names.
+
+mod access;
+mod conformance;
+mod loads;
+mod support;
+mod types;
+mod windows;
