@@ -25,7 +25,7 @@ pub(super) fn rows(out: &mut Vec<u8>, output: &Output) {
     }
     for row in &output.rows {
         // Rows with nulls come in the form that leaves them out.
-        let nulls = row.iter().any(|value| *value == Value::Null);
+        let nulls = row.contains(&Value::Null);
         out.push(if nulls { 0xd2 } else { 0xd1 });
         if nulls {
             for eight in row.chunks(8) {
