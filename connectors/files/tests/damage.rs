@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{Int64Array, StringArray};
-use ingest_core::{Done, ErrorKind, Mode};
+use ingest_core::{Done, ErrorKind, Event, Mode, RawOut, async_trait};
 use serde_json::json;
 
 use crate::formats::{batch, bzip2, gzip, parquet, zstd};
@@ -104,6 +104,73 @@ async fn a_file_that_changes_between_plan_and_reading_is_left_for_the_next_run()
     run(source.as_ref(), "in", &mut table).await.expect("run");
     assert_eq!(table.column("id"), ["1", "2", "20"]);
     assert_eq!(run(source.as_ref(), "in", &mut table).await.expect("run"), 0);
+}
+
+/// Cuts a file when its first rows come.
+struct Cutting {
+    path: std::path::PathBuf,
+    given: usize,
+}
+
+#[async_trait]
+impl RawOut for Cutting {
+    async fn put(&mut self, event: Event) -> ingest_core::Result<()> {
+        if let Event::Rows(_, batch) = event {
+            if self.given == 0 {
+                std::fs::File::options().write(true).open(&self.path).expect("open").set_len(1 << 20).expect("cut");
+            }
+            self.given += batch.num_rows();
+        }
+        Ok(())
+    }
+
+    fn batch_bytes(&self) -> usize {
+        64 << 10
+    }
+
+    fn follow(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_read_leaves_no_row_and_is_read_by_the_next_run() {
+    let folder = Folder::new();
+    let line = "x".repeat(2_000);
+    let rows = |count: usize| (0..count).map(|i| format!("{i},{line}\n")).collect::<String>();
+    let path = folder.write("in/a.csv", format!("id,text\n{}", rows(20_000)));
+    let source = folder.source(json!({"t": {"path": "in/*.csv"}})).await;
+    let mut table = Table::default();
+    let listed = stream(source.as_ref(), "t").await;
+    let planned = plan(source.as_ref(), &listed, Mode::Incremental, &table.positions, 1 << 30).await.expect("plan");
+    let mut out = Cutting { path, given: 0 };
+    let error = source.extract(&planned.slices[0], 1, None, &mut out).await.expect_err("it shrank");
+    assert!(error.is_retryable() && out.given > 0, "{error:?} after {} rows", out.given);
+    assert_eq!(finish(source.as_ref(), &planned.slices[0], None, &mut table).await.expect("again"), Done::Left);
+    assert!(table.rows.is_empty());
+    for (id, position) in planned.then.values().next().expect("then") {
+        table.positions.insert(id.clone(), position.clone().expect("seen"));
+    }
+    folder.write("in/a.csv", format!("id,text\n{}", rows(100)));
+    run(source.as_ref(), "t", &mut table).await.expect("run");
+    assert_eq!(table.rows.len(), 100);
+}
+
+#[tokio::test]
+async fn names_with_line_breaks_and_links_in_circles_are_read_and_passed_over() {
+    let folder = Folder::new();
+    folder.write("in/two\nlines.csv", "id\n1\n");
+    folder.write("in/deep/a.csv", "id\n2\n");
+    for (to, from) in
+        [("loop.csv", "in/loop.csv"), ("..", "in/deep/up"), (".", "in/self"), ("b", "in/a"), ("a", "in/b")]
+    {
+        std::os::unix::fs::symlink(to, folder.path().join(from)).expect("link");
+    }
+    let source = folder.source(json!({"t": {"path": "in/**/*.csv"}})).await;
+    let mut table = Table::default();
+    run(source.as_ref(), "t", &mut table).await.expect("run");
+    assert_eq!(table.column("_source_file"), ["in/deep/a.csv", "in/two\nlines.csv"]);
+    assert_eq!(run(source.as_ref(), "t", &mut table).await.expect("run"), 0);
 }
 
 #[tokio::test]

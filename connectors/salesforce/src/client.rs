@@ -320,6 +320,9 @@ fn meaning(refusal: &Refusal<'_>, fault: &Fault) -> Error {
         "INVALID_FIELD" => unreadable_field(message),
         "INVALID_TYPE" => Error::new(ErrorKind::NotFound, "the org has no such object, or the user may not see it")
             .hint("give the integration user read rights on the object, or leave the stream out"),
+        _ if refusal.status == 410 || error_code == "UNSUPPORTED_API_VERSION" => {
+            Error::config("the version of the API has ended").hint("leave `api_version` out, or set a later one")
+        }
         "MALFORMED_QUERY" => Error::config("the source cannot read the query").hint("check `where`: it is SOQL"),
         "QUERY_TIMEOUT" => Error::new(ErrorKind::Timeout, "a query takes the source longer than it allows"),
         "API_DISABLED_FOR_ORG" | "API_CURRENTLY_DISABLED" | "FUNCTIONALITY_NOT_ENABLED" => {

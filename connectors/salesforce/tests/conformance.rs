@@ -43,7 +43,10 @@ async fn stand_in_salesforce_conforms() {
     // Events carry nothing, so that their records are read again and rows are whole, as the suite compares them; those that carry
     // values are in changes.rs.
     let bus = PubSubServer::start(&server).await;
-    server.state().bus.gaps = usize::MAX;
+    {
+        let mut state = server.state();
+        (state.bus.gaps, state.bus.keepalive) = (usize::MAX, Some(3));
+    }
     let config = |more: Json| {
         let mut config = lab.config(more);
         config["pubsub_endpoint"] = json!(bus.url());

@@ -116,6 +116,26 @@ async fn stand_in_objects_without_system_modstamp_are_read_by_what_they_have() {
 }
 
 #[tokio::test]
+async fn stand_in_rows_whose_parent_was_deleted_stay_as_they_are() {
+    let lab = Lab::start().await;
+    lab.server.seed("Account", 3, NOW - 30 * DAY, NOW - DAY);
+    let parent = lab.server.truth("Account").into_keys().next().unwrap();
+    lab.server.insert("Contact", json!({"AccountId": parent, "SystemModstamp": NOW - DAY}));
+    let mut lake = Lake::new(1);
+    lab.server.advance(6 * MINUTE);
+    for _ in 0..2 {
+        lake.run(lab.open().await.as_ref(), &["Account", "Contact"], Mode::Incremental).await.unwrap();
+        for object in ["Account", "Contact"] {
+            lake.assert_equals(object, &["Id"], &lab.server.truth(object));
+        }
+        lab.server.delete("Account", &parent);
+        lab.server.advance(6 * MINUTE);
+    }
+    assert_eq!(lake.newest("Contact", &["Id"]).values().next().unwrap()["AccountId"], parent.as_str());
+    assert!(!lake.newest("Account", &["Id"]).contains_key(&parent));
+}
+
+#[tokio::test]
 async fn stand_in_archived_tasks_are_read_with_the_others() {
     let lab = Lab::start().await;
     lab.server.seed("Task", 50, NOW - DAY, NOW - 10 * MINUTE);

@@ -49,6 +49,8 @@ async fn stand_in_refuses_wrong_credentials_once_with_the_way_they_are_to_be() {
         let problems = source.check(&Selection::default()).await.unwrap();
         assert_eq!((problems.len(), problems[0].exit_code), (1, 3), "{problems:?}");
         assert!(problems[0].remedy.contains(hint), "{problems:?}");
+        // Most often a sandbox's app is taken to production, or the other way round.
+        assert!(problems[0].remedy.contains("sandbox"), "{problems:?}");
         assert!(!format!("{problems:?}").contains("canary"));
         assert_eq!(lab.server.http().hits() - before, 1, "asked once");
     }
@@ -71,6 +73,17 @@ async fn stand_in_that_rotates_refresh_tokens_is_told_before_the_next_run_cannot
     assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
     assert!(error.hint_text().unwrap().contains("rotation"));
     assert_shows_nothing(&error, "canary-of-the-next-run");
+}
+
+#[tokio::test]
+async fn stand_in_whose_version_of_the_api_has_ended_says_so() {
+    let lab = Lab::start().await;
+    lab.server.state().ended = true;
+    let problems = lab.open().await.check(&Selection::default()).await.unwrap();
+    assert_eq!((problems.len(), problems[0].exit_code), (1, 2), "{problems:?}");
+    assert!(problems[0].remedy.contains("api_version"), "{problems:?}");
+    let error = Lake::new(1).run(lab.open().await.as_ref(), &["Account"], Mode::Full).await.expect_err("ended");
+    assert_eq!(error.kind(), ErrorKind::ConfigInvalid, "{error:?}");
 }
 
 #[tokio::test]

@@ -98,3 +98,27 @@ impl Connector for Shopify {
         }
     }
 }
+
+/// For the bench: the lines of a bulk operation in the pieces in which they come, to nowhere. Gives the number of rows.
+///
+/// # Errors
+/// What is wrong with a line.
+#[doc(hidden)]
+pub fn decode_lines(streams: &[&str], text: &[u8]) -> Result<usize> {
+    let streams: Vec<ingest_core::StreamName> = streams.iter().map(|name| (*name).into()).collect();
+    let mut lines = lines::Lines::new(0, &streams, 0)?;
+    let mut rows = 0;
+    let mut count =
+        |batches: lines::Batches| rows += batches.rows.iter().map(|(_, batch)| batch.num_rows()).sum::<usize>();
+    for piece in text.chunks(64 << 10) {
+        lines.push(piece, false, || 8 << 20)?;
+        while let Some(batches) = lines.ready()? {
+            count(batches);
+        }
+    }
+    lines.push(&[], true, || 8 << 20)?;
+    if let Some(batches) = lines.rest()? {
+        count(batches);
+    }
+    Ok(rows)
+}

@@ -129,6 +129,9 @@ fn route(state: &mut State, request: &Request) -> Response {
     let Some(path) = request.path.strip_prefix("/services/data/v62.0/") else {
         return refused(404, "NOT_FOUND", "The requested resource does not exist");
     };
+    if state.ended {
+        return refused(410, "GONE", "This API version has been retired");
+    }
     let parts: Vec<&str> = path.split('/').collect();
     match (request.method.as_str(), &parts[..]) {
         ("GET", ["limits"]) => limits(state),

@@ -49,6 +49,8 @@ pub struct State {
     pub page_rows: usize,
     /// Pages of results say so many rows more than they have, once.
     pub cut_results: usize,
+    /// The version of the API that is asked for has ended.
+    pub ended: bool,
     /// Change events.
     pub bus: Bus,
 }
@@ -93,6 +95,7 @@ impl Default for State {
             rotates: false,
             page_rows: 2_000,
             cut_results: 0,
+            ended: false,
             bus: Bus::default(),
         }
     }
