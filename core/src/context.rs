@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Shared rate limits: one bucket per account and endpoint in the whole process.
     pub limiter: Limiter,
+    /// Counts the requests of an API; the HTTP client does it for connectors that use it.
+    pub requests: Requests,
     /// A folder for temporary files, mode 0700, removed when the process ends.
     pub temp_dir: PathBuf,
 }
@@ -38,8 +41,25 @@ impl Context {
             clock: Arc::new(SystemClock),
             cancel: CancellationToken::new(),
             limiter: Limiter::default(),
+            requests: Requests::default(),
             temp_dir: std::env::temp_dir(),
         }
+    }
+}
+
+/// How many requests of an API a source has sent, repeats among them: what the estimate of a plan is compared with.
+#[derive(Debug, Clone, Default)]
+pub struct Requests(Arc<AtomicU64>);
+
+impl Requests {
+    /// One more is sent.
+    pub fn sent(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many were sent.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -37,7 +37,7 @@ mod stream;
 mod sums;
 
 pub use connector::{Capabilities, Connector, Deletes, Replay, SetUp, Spec};
-pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, SystemClock};
+pub use context::{Clock, Context, Grant, Grants, Limiter, Rate, Requests, SystemClock};
 pub use error::{BoxError, Error, ErrorKind, RESYNC, Result};
 pub use names::{StreamName, nearest, table_name};
 pub use out::{BadRecord, Event, Lag, Out, RawOut, Region, memory_of, store};

@@ -313,11 +313,23 @@ pub struct RunReport {
     pub rows_rescued: u64,
     /// Totals.
     pub rows_quarantined: u64,
+    /// Requests of the source's API, where it is read through one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestReport>,
     /// The streams, in the order of their names.
     pub streams: Vec<StreamReport>,
     /// What failed before any stream could start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
+}
+
+/// The requests of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RequestReport {
+    /// Those that were sent: for streams, plans and slices, repeats among them; not those for tokens.
+    pub sent: u64,
+    /// What the plans that this run made have estimated for their slices; none = they did not say.
+    pub estimated: Option<u64>,
 }
 
 /// How a run ended.

@@ -1,10 +1,11 @@
 //! An opened source beside an opened lake: what every verb works with.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use ingest_catalog::Documents;
 use ingest_core::lake::TableFormat;
-use ingest_core::{CancellationToken, Clock, Context, Limiter, Result, Source, Spec, SystemClock};
+use ingest_core::{CancellationToken, Clock, Context, Limiter, Requests, Result, Source, Spec, SystemClock};
 use ingest_lake_delta::DeltaFormat;
 use object_store::ObjectStore;
 
@@ -67,6 +68,10 @@ pub struct Session {
     pub clock: Arc<dyn Clock>,
     /// The rates of the source's account.
     pub limiter: Limiter,
+    /// Requests of the source's API so far.
+    pub requests: Requests,
+    /// Requests that plans have estimated for their slices.
+    pub estimated: AtomicU64,
     /// Fires when the run shall end.
     pub cancel: CancellationToken,
     /// Holds the folder of temporary files; dropping it removes them.
@@ -110,12 +115,14 @@ impl Session {
             .tempdir()
             .map_err(|e| ingest_core::Error::unexpected("cannot make a folder for temporary files").caused_by(e))?;
         let limiter = Limiter::default();
+        let requests = Requests::default();
         let context = Context {
             source: name.to_owned(),
             run_id: run_id.clone(),
             clock: Arc::clone(&clock),
             cancel: cancel.clone(),
             limiter: limiter.clone(),
+            requests: requests.clone(),
             temp_dir: temp_dir.path().to_owned(),
         };
         let source = factory.open(source_config.fields.clone(), context).await?;
@@ -128,6 +135,8 @@ impl Session {
             run_id,
             clock,
             limiter,
+            requests,
+            estimated: AtomicU64::new(0),
             cancel,
             _temp_dir: temp_dir,
         })

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ingest_core::{CancellationToken, Clock, Context, Error, ErrorKind, Limiter, Rate, Result};
+use ingest_core::{CancellationToken, Clock, Context, Error, ErrorKind, Limiter, Rate, Requests, Result};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -37,6 +37,7 @@ pub(crate) struct Inner {
     pub account: (String, Rate),
     pub in_flight: Semaphore,
     pub limiter: Limiter,
+    pub requests: Requests,
     pub cancel: CancellationToken,
     pub clock: Arc<dyn Clock>,
     /// Microseconds by which our clock was ahead of the server's when its last answer came; [`UNKNOWN`] before.
@@ -78,6 +79,7 @@ impl HttpClient {
             account: (bucket, config.rate.unwrap_or(UNLIMITED)),
             in_flight: Semaphore::new(config.in_flight.max(1)),
             limiter: context.limiter.clone(),
+            requests: context.requests.clone(),
             cancel: context.cancel.clone(),
             clock: context.clock.clone(),
             ahead: AtomicI64::new(UNKNOWN),

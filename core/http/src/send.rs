@@ -179,6 +179,7 @@ async fn answered(
     let mut seen = Vec::new();
     loop {
         let limit = inner.timeouts.first_byte.min(left);
+        inner.requests.sent();
         let sent = timeout(limit, inner.http.execute(made(request, &target, token)?)).await;
         let response = match sent {
             Err(_) => {

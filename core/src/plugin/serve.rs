@@ -179,6 +179,7 @@ impl Server {
                     clock: Arc::new(SystemClock),
                     cancel: self.cancel.clone(),
                     limiter: Limiter::default(),
+                    requests: crate::Requests::default(),
                     temp_dir,
                 };
                 let source = self.factory.open(config, context).await?;

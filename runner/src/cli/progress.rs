@@ -11,7 +11,7 @@ use serde_json::json;
 use super::args::ProgressMode;
 use super::output::{note, safe};
 use super::table::{bytes, count, duration};
-use crate::events::{ErrorReport, Event, LagReport, Observer, RunReport, StreamReport};
+use crate::events::{ErrorReport, Event, LagReport, Observer, RequestReport, RunReport, StreamReport};
 
 /// A line about a stream comes this often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -273,6 +273,14 @@ pub fn summary(report: &StreamReport) -> String {
     )
 }
 
+/// What a run cost at the API of its source.
+pub fn requests_line(requests: RequestReport) -> String {
+    let estimated = requests
+        .estimated
+        .map_or_else(String::new, |calls| format!("; the plan estimated {} for its slices", count(calls)));
+    format!("{} {} of the source's API{estimated}", count(requests.sent), plural(requests.sent, "request"))
+}
+
 /// What went wrong in a run, on stderr.
 pub fn print_failures(report: &RunReport, json: bool) {
     let streams =
@@ -343,6 +351,7 @@ mod tests {
             rows_written: 2,
             rows_rescued: 0,
             rows_quarantined: 0,
+            requests: None,
             streams: vec![stream],
             error: None,
         };

@@ -10,7 +10,7 @@ use super::App;
 use super::args::{ProgressMode, RunArgs};
 use super::output::{Outcome, Stop, note, print, wants_json};
 use super::pipes::with_pipes;
-use super::progress::{observer, print_failures, summary};
+use super::progress::{observer, print_failures, requests_line, summary};
 use crate::config::{Config, public_url};
 use crate::events::{ErrorReport, Event, Observer, Outcome as How, RunReport};
 use crate::run::{RunOptions, Share, run as execute};
@@ -168,6 +168,7 @@ fn failed(source: &str, run_id: &str, error: &Error, started: Instant) -> RunRep
         rows_written: 0,
         rows_rescued: 0,
         rows_quarantined: 0,
+        requests: None,
         streams: Vec::new(),
         error: Some(ErrorReport::from(error)),
     }
@@ -182,6 +183,9 @@ fn finish(app: &App, mode: ProgressMode, report: &RunReport) -> Outcome {
         match print(&lines) {
             Ok(()) | Err(Stop::PipeClosed) => {}
             Err(stop) => return Err(stop),
+        }
+        if let Some(requests) = report.requests.filter(|_| mode != ProgressMode::Off) {
+            note(&requests_line(requests));
         }
         if report.outcome == How::Interrupted {
             note("interrupted: all commits are whole, the same command goes on from the last one");

@@ -35,6 +35,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ingest_catalog::{FORMAT, Limits, RunDocument, RunStream, run_path};
@@ -48,7 +49,7 @@ pub use stream::conform_to;
 pub use target::{Target, selection, targets};
 pub(crate) use vigil::renew_leases;
 
-use crate::events::{Beating, ErrorReport, Event, Observer, Outcome, RunReport, StreamReport};
+use crate::events::{Beating, ErrorReport, Event, Observer, Outcome, RequestReport, RunReport, StreamReport};
 use crate::session::Session;
 
 /// What `ingest run` was asked for.
@@ -241,9 +242,16 @@ fn report(session: &Session, result: Result<Vec<StreamReport>>, started: Instant
         rows_written: total(|s| s.rows_written),
         rows_rescued: total(|s| s.rows_rescued),
         rows_quarantined: total(|s| s.rows_quarantined),
+        requests: requests(session),
         streams,
         error,
     }
+}
+
+/// What a run cost at the source's API beside what its plans had thought.
+fn requests(session: &Session) -> Option<RequestReport> {
+    let (sent, estimated) = (session.requests.count(), session.estimated.load(Ordering::Relaxed));
+    (sent > 0).then(|| RequestReport { sent, estimated: Some(estimated).filter(|calls| *calls > 0) })
 }
 
 fn all_done(streams: &[StreamReport]) -> bool {

@@ -1,6 +1,7 @@
 //! Plans of a run: found open in the lake, or made new.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use ingest_catalog::{Created, Documents, FORMAT, Parts, PlanDocument, PlannedStream};
 use ingest_core::{
@@ -205,6 +206,8 @@ pub async fn document(
 ) -> Result<PlanDocument> {
     let now = session.clock.now_micros();
     let plan = ask(session.source.as_ref(), now, question, streams).await?;
+    let calls = plan.slices.iter().filter_map(|slice| slice.estimate.calls).fold(0, u64::saturating_add);
+    session.estimated.fetch_add(calls, Ordering::Relaxed);
     let planned = |p: &Planned<'_>| {
         let write = if p.replace { WriteMode::Replace } else { p.target.write };
         let snapshot = plan
