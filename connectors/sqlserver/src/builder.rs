@@ -6,9 +6,9 @@ use arrow_array::builder::{
     ArrayBuilder, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
     Int16Builder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder, UInt8Builder,
 };
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{FieldRef, Schema};
-use ingest_core::{Error, ErrorKind, Result};
+use ingest_core::{Error, ErrorKind, Result, columns};
 use tiberius::{ColumnData, Row};
 
 use crate::catalog::Column;
@@ -116,6 +116,10 @@ impl Builder {
         Ok(())
     }
 
+    fn null(&mut self) {
+        each!(self, builder => builder.append_null());
+    }
+
     fn finish(&mut self) -> ArrayRef {
         each!(self, builder => ArrayBuilder::finish(builder))
     }
@@ -126,10 +130,29 @@ fn misread() -> Error {
         .hint("the table was changed while the run was going on; run again")
 }
 
+/// Rows that have an order carry it, and what happened.
+struct Log {
+    op: StringBuilder,
+    seq: StringBuilder,
+    absent: BinaryBuilder,
+    partial: bool,
+}
+
+/// What a row is besides its values, where rows have an order.
+pub(crate) struct Change<'a> {
+    /// `I`, `U`, `D`; `R` of a load that changes follow.
+    pub(crate) op: &'a str,
+    /// Sorts in the order of the log.
+    pub(crate) seq: &'a str,
+    /// The columns that the row does not carry, a bit each; empty where it is whole.
+    pub(crate) absent: &'a [u8],
+}
+
 /// Collects rows, and gives them as batches.
 pub(crate) struct Rows {
     fields: Vec<FieldRef>,
     builders: Vec<Builder>,
+    log: Option<Log>,
     /// The largest value, in bytes.
     most: usize,
     rows: usize,
@@ -144,7 +167,34 @@ impl Rows {
         let (fields, builders): (Vec<_>, Vec<_>) =
             columns.into_iter().map(|column| (column.field.clone(), Builder::new(column.kind))).unzip();
         let replaced = vec![0; fields.len()];
-        Self { fields, builders, most, rows: 0, bytes: 0, replaced }
+        Self { fields, builders, log: None, most, rows: 0, bytes: 0, replaced }
+    }
+
+    /// The same for rows that have an order, each with a [`Change`].
+    pub(crate) fn of_changes<'a>(columns: impl IntoIterator<Item = &'a Column>, most: usize) -> Self {
+        let log =
+            Log { op: StringBuilder::new(), seq: StringBuilder::new(), absent: BinaryBuilder::new(), partial: false };
+        Self { log: Some(log), ..Self::new(columns, most) }
+    }
+
+    /// Takes one row that has an order; a value that is missing is null.
+    ///
+    /// # Errors
+    /// As [`Rows::push`].
+    pub(crate) fn push_change(&mut self, values: &[Option<&ColumnData<'_>>], change: &Change<'_>) -> Result<()> {
+        self.values(values.iter().copied())?;
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.op.append_value(change.op);
+        log.seq.append_value(change.seq);
+        self.bytes += change.seq.len() + change.absent.len() + 8;
+        match change.absent.is_empty() {
+            true => log.absent.append_null(),
+            false => {
+                log.absent.append_value(change.absent);
+                log.partial = true;
+            }
+        }
+        Ok(())
     }
 
     /// Takes one row: a value per column.
@@ -153,10 +203,20 @@ impl Rows {
     /// `SchemaChanged` for another number of values, or one of another type than its column; `LimitExceeded` for a value
     /// that the server has cut.
     pub(crate) fn push(&mut self, row: &Row) -> Result<()> {
-        if row.len() != self.builders.len() {
-            return Err(misread());
-        }
-        for (i, (_, value)) in row.cells().enumerate() {
+        self.values(row.cells().map(|(_, value)| Some(value)))
+    }
+
+    fn values<'a>(&mut self, values: impl Iterator<Item = Option<&'a ColumnData<'a>>>) -> Result<()> {
+        let mut count = 0;
+        for (i, value) in values.enumerate() {
+            let (Some(builder), Some(field)) = (self.builders.get_mut(i), self.fields.get(i)) else {
+                return Err(misread());
+            };
+            count += 1;
+            let Some(value) = value else {
+                builder.null();
+                continue;
+            };
             self.bytes += cells::size(value);
             let at_server = match value {
                 // The server counts two bytes for a character of the basic plane, and four for others.
@@ -169,13 +229,13 @@ impl Rows {
             };
             if at_server > self.most {
                 return Err(Error::new(ErrorKind::LimitExceeded, "a value is larger than `max_row_bytes`")
-                    .with("column", self.fields[i].name())
+                    .with("column", field.name())
                     .hint("raise `max_row_bytes`, or leave the column out with `columns`"));
             }
-            self.builders[i].push(value).map_err(|error| error.with("column", self.fields[i].name()))?;
+            builder.push(value).map_err(|error| error.with("column", field.name()))?;
         }
         self.rows += 1;
-        Ok(())
+        if count == self.builders.len() { Ok(()) } else { Err(misread()) }
     }
 
     /// What the rows take, in bytes.
@@ -188,8 +248,29 @@ impl Rows {
         if self.rows == 0 {
             return Ok(None);
         }
-        let arrays: Vec<ArrayRef> = self.builders.iter_mut().map(Builder::finish).collect();
+        let mut arrays: Vec<ArrayRef> = self.builders.iter_mut().map(Builder::finish).collect();
+        // A deleted row may come with nulls where the table has none.
+        let nullable = |(field, array): (&FieldRef, &ArrayRef)| match array.null_count() > 0 && !field.is_nullable() {
+            true => Arc::new(field.as_ref().clone().with_nullable(true)),
+            false => field.clone(),
+        };
+        let mut fields: Vec<FieldRef> = match self.log {
+            Some(_) => self.fields.iter().zip(&arrays).map(nullable).collect(),
+            None => self.fields.clone(),
+        };
+        if let Some(log) = &mut self.log {
+            let mut add = |name: &str, array: ArrayRef| {
+                fields.push(Arc::new(columns::field(name)));
+                arrays.push(array);
+            };
+            add(columns::OP, Arc::new(log.op.finish()));
+            add(columns::SEQ, Arc::new(log.seq.finish()));
+            let absent = log.absent.finish();
+            if std::mem::take(&mut log.partial) {
+                add(columns::ABSENT, Arc::new(absent));
+            }
+        }
         (self.rows, self.bytes) = (0, 0);
-        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(self.fields.clone())), arrays)?))
+        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?))
     }
 }

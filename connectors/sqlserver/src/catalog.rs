@@ -43,6 +43,8 @@ pub(crate) struct Column {
     /// What the server calls its type: `int`.
     pub(crate) declared: String,
     pub(crate) collation: String,
+    /// A text or bytes without a limit of their length.
+    pub(crate) unbounded: bool,
 }
 
 impl Table {
@@ -92,7 +94,8 @@ const COLUMNS: &str = "SELECT s.name, o.name, c.name, \
     CASE WHEN c.system_type_id = 240 THEN TYPE_NAME(c.user_type_id) ELSE TYPE_NAME(c.system_type_id) END, \
     CONVERT(int, c.precision), CONVERT(int, c.scale), CONVERT(int, c.is_nullable), CONVERT(int, c.is_masked), \
     ISNULL(c.collation_name, N''), ISNULL(CONVERT(int, COLLATIONPROPERTY(c.collation_name, 'CodePage')), 0), \
-    CONVERT(int, HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(o.name), N'OBJECT', N'SELECT', QUOTENAME(c.name), N'COLUMN')) \
+    CONVERT(int, HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(o.name), N'OBJECT', N'SELECT', QUOTENAME(c.name), N'COLUMN')), \
+    CONVERT(int, c.max_length) \
     FROM sys.columns c JOIN sys.objects o ON o.object_id = c.object_id JOIN sys.schemas s ON s.schema_id = o.schema_id \
     WHERE o.type IN ('U', 'V') AND o.is_ms_shipped = 0 AND s.name <> N'cdc' ORDER BY s.name, o.name, c.column_id";
 
@@ -193,6 +196,7 @@ fn column(row: &Row) -> Result<Column> {
         masked: integer(row, 7) == Some(1),
         declared: declared.name,
         collation: text(row, 8).unwrap_or_default(),
+        unbounded: integer(row, 11) == Some(-1),
     })
 }
 

@@ -9,11 +9,11 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use futures::{FutureExt, StreamExt};
-use ingest_core::{Done, Out, Result, StreamName};
+use ingest_core::{Done, Out, Result, Seq, StreamName};
 use ingest_sql::{Ordered, Step};
 use tiberius::{QueryItem, QueryStream};
 
-use crate::builder::Rows;
+use crate::builder::{Change, Rows};
 use crate::catalog::{Column, Table};
 use crate::cells::{hex, print_days, print_micros};
 use crate::faults;
@@ -47,7 +47,7 @@ pub(crate) async fn extract(
         select: &select,
         ordered: select.order.map(|order| Ordered::by(order, select.distinct)),
     };
-    read(server, session, &mut answer, &mut sink, out).await?;
+    read(server, session, &mut answer, &mut sink, work.seq.as_ref(), out).await?;
     drop(answer);
     lent.give_back();
     Ok(Done::Complete)
@@ -58,10 +58,12 @@ async fn read(
     session: i64,
     answer: &mut QueryStream<'_>,
     sink: &mut Sink<'_>,
+    seq: Option<&Seq>,
     out: &mut Out<'_, Position>,
 ) -> Result<()> {
     let most = usize::try_from(server.config().max_row_bytes.0).unwrap_or(usize::MAX);
-    let mut rows = Rows::new(sink.select.columns.iter().copied(), most);
+    let columns = sink.select.columns.iter().copied();
+    let mut rows = if seq.is_some() { Rows::of_changes(columns, most) } else { Rows::new(columns, most) };
     let mut wanted = out.batch_bytes();
     loop {
         // A timer for each row would cost more than the row.
@@ -71,7 +73,13 @@ async fn read(
         };
         let Some(item) = next else { break };
         let QueryItem::Row(row) = item.map_err(|e| faults::error(ATTEMPTED, e))? else { continue };
-        rows.push(&row)?;
+        match seq {
+            Some(seq) => {
+                let values: Vec<_> = row.cells().map(|(_, value)| Some(value)).collect();
+                rows.push_change(&values, &Change { op: "R", seq: seq.as_str(), absent: &[] })?;
+            }
+            None => rows.push(&row)?,
+        }
         if rows.bytes() >= wanted {
             sink.emit(rows.finish()?, false, out).await?;
             wanted = out.batch_bytes();

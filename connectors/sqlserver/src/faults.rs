@@ -75,6 +75,12 @@ fn classify(code: u32) -> (ErrorKind, Option<&'static str>) {
         241 | 242 | 295 | 8152 | 9420 | 6522 => {
             (K::DataInvalid, Some("a value cannot be converted; leave the column out with `columns`"))
         }
+        313 | 22_985 | 22_981 => (
+            K::CheckpointInvalid,
+            Some(
+                "the changes behind the position are gone, or not captured any more; `ingest run --full-refresh` loads the stream again",
+            ),
+        ),
         3952 => (K::ConfigInvalid, Some("ALTER DATABASE … SET ALLOW_SNAPSHOT_ISOLATION ON")),
         1222 => (K::Timeout, Some("somebody holds a lock on the table for longer than `lock_timeout`")),
         1205 | 3960 | 3961 | 3966 => (K::Unavailable, None),
@@ -106,6 +112,7 @@ mod tests {
             (1205, ErrorKind::Unavailable),
             (40501, ErrorKind::RateLimited),
             (241, ErrorKind::DataInvalid),
+            (313, ErrorKind::CheckpointInvalid),
             (99_999, ErrorKind::Unexpected),
         ] {
             assert_eq!(classify(code).0, kind, "{code}");

@@ -3,6 +3,7 @@
 
 mod builder;
 mod catalog;
+mod cdc;
 mod cells;
 mod check;
 mod config;
@@ -19,4 +20,4 @@ mod work;
 
 pub use config::{Clock, SqlServerConfig};
 pub use streams::SqlServer;
-pub use work::{Edge, Position, Progress, Work};
+pub use work::{ChangePosition, Edge, Log, Member, Position, Progress, Work};

@@ -43,9 +43,7 @@ impl Planner<'_> {
             }
             (_, Some(interval)) => self.interval(table, selected, work, interval, plan),
             (Mode::Incremental, None) => self.incremental(connection, table, selected, work, plan).await,
-            (Mode::Cdc, None) => {
-                Err(Error::config("changes are not captured by this connector; use `mode: incremental`"))
-            }
+            (Mode::Cdc, None) => Err(Error::unexpected("changes are planned apart from other reads")),
         }
     }
 
@@ -99,7 +97,7 @@ impl Planner<'_> {
     }
 
     /// Slices that together hold all rows: ranges of the key where there is one that can be cut.
-    async fn all(&self, connection: &mut Connection, table: &Table, work: Work) -> Result<Vec<Slice<Work>>> {
+    pub(crate) async fn all(&self, connection: &mut Connection, table: &Table, work: Work) -> Result<Vec<Slice<Work>>> {
         let estimate = Estimate { rows: table.rows, bytes: Some(table.bytes).filter(|bytes| *bytes > 0), calls: None };
         let Some(key) = table.range_key() else {
             return Ok(vec![self.slice(table, 0, work, estimate)]);
@@ -140,7 +138,7 @@ impl Planner<'_> {
     }
 }
 
-fn expect_columns(table: &Table, selected: &Selected<Position>) -> Result<()> {
+pub(crate) fn expect_columns(table: &Table, selected: &Selected<Position>) -> Result<()> {
     for name in selected.columns.iter().flatten() {
         if table.column(name).is_none() {
             let near = ingest_core::nearest(name, table.columns.iter().map(|c| c.name.as_str()));

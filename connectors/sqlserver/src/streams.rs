@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::Schema;
 use ingest_core::{
     Capabilities, Connector, Context, CursorColumn, Deletes, Done, Error, ErrorKind, Estimate, Mode, Out, Plan,
-    PlanRequest, Problem, Replay, Result, Safety, Selection, Slice, Spec, Stream, StreamName, async_trait,
+    PlanRequest, Problem, Replay, Result, Safety, Selected, Selection, Slice, Spec, Stream, StreamName, async_trait,
 };
 
 use crate::catalog::{self, Column, Table};
@@ -15,8 +15,8 @@ use crate::moment::{Moment, Sight};
 use crate::plan::Planner;
 use crate::server::{Server, integer};
 use crate::types::Kind;
-use crate::work::{Position, Work};
-use crate::{check, extract, incremental, select};
+use crate::work::{Log, Position, Work};
+use crate::{cdc, check, extract, incremental, select};
 
 /// Streams that are planned together, at one time of the server.
 const GROUP: &str = "server";
@@ -42,8 +42,8 @@ impl Connector for SqlServer {
             docs: include_str!("../README.md").into(),
             state_version: 1,
             capabilities: Capabilities {
-                modes: vec![Mode::Full, Mode::Incremental],
-                deletes: Deletes::Unseen,
+                modes: vec![Mode::Full, Mode::Incremental, Mode::Cdc],
+                deletes: Deletes::Events,
                 replay: Replay::Always,
                 parallel: 4,
                 portable: true,
@@ -63,6 +63,10 @@ impl Connector for SqlServer {
         check::check(&self.server, selection).await
     }
 
+    async fn check_changes(&self, streams: &[StreamName]) -> Result<Vec<Problem>> {
+        cdc::check::check(&self.server, streams).await
+    }
+
     async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
         let (tables, sight) = self.load(selection).await?;
         Ok(tables.iter().map(|table| stream(table, sight)).collect())
@@ -72,6 +76,15 @@ impl Connector for SqlServer {
         let names: Vec<&StreamName> = request.streams.iter().map(|selected| &selected.stream.name).collect();
         let tables = self.tables_named(&names).await?;
         let mut connection = self.server.connect().await?;
+        let capture = |selected: &Selected<Position>| request.interval.is_none() && selected.mode == Mode::Cdc;
+        if request.streams.iter().any(capture) {
+            if !request.streams.iter().all(capture) {
+                return Err(Error::config("cdc: streams that follow their changes are planned apart from others"));
+            }
+            let plan = cdc::plan::plan(&mut connection, request, &tables).await?;
+            connection.close().await;
+            return Ok(plan);
+        }
         let by_cursor = request.streams.iter().filter(|selected| selected.mode == Mode::Incremental);
         let mut clocks = by_cursor.clone().filter_map(|selected| {
             let column = tables.get(&selected.stream.name)?.column(selected.cursor.as_deref()?)?;
@@ -96,6 +109,9 @@ impl Connector for SqlServer {
     }
 
     async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
+        if let Some(log) = &slice.work.log {
+            return self.follow(slice, log, from, out).await;
+        }
         let name = slice
             .streams
             .first()
@@ -124,6 +140,33 @@ impl Connector for SqlServer {
 }
 
 impl SqlServer {
+    /// Reads captured changes.
+    async fn follow(
+        &self,
+        slice: &Slice<Work>,
+        log: &Log,
+        from: Option<&Position>,
+        out: &mut Out<'_, Position>,
+    ) -> Result<Done> {
+        let Some(Position::Changes(from)) = from else {
+            return Err(Error::new(
+                ErrorKind::CheckpointInvalid,
+                "cdc: the feed has no place in the log to begin with",
+            )
+            .hint("load the streams again with `ingest run --full-refresh`"));
+        };
+        let names: Vec<&StreamName> = slice.streams.iter().collect();
+        let known = self.tables_named(&names).await?;
+        let table = |name: &StreamName| {
+            let table = known.get(name).ok_or_else(|| missing().with("stream", name))?;
+            let member =
+                log.members.get(name).ok_or_else(|| Error::unexpected("a slice does not say what it reads"))?;
+            Ok((table.clone(), member))
+        };
+        let tables = slice.streams.iter().map(table).collect::<Result<_>>()?;
+        cdc::feed::follow(cdc::feed::Asked { server: &self.server, tables, from }, out).await
+    }
+
     async fn load(&self, selection: &Selection) -> Result<(Vec<Arc<Table>>, Sight)> {
         let mut lent = self.server.lend().await?;
         let connection = lent.connection();
@@ -156,7 +199,7 @@ impl SqlServer {
     }
 }
 
-fn missing() -> Error {
+pub(crate) fn missing() -> Error {
     Error::new(ErrorKind::NotFound, "the table is not there")
         .hint("it was dropped or renamed, or the account may not see it; `ingest discover` lists what is there")
 }
@@ -167,11 +210,14 @@ fn stream(table: &Table, sight: Sight) -> Stream {
     let by_change = cursors.first().is_some_and(|first| {
         first.safety == Safety::Snapshot && table.column(&first.column).is_some_and(holds_last_change)
     });
-    let modes = match (cursors.is_empty(), by_change) {
+    let mut modes = match (cursors.is_empty(), by_change) {
         (true, _) => vec![Mode::Full],
         (_, true) => vec![Mode::Incremental, Mode::Full],
         (_, false) => vec![Mode::Full, Mode::Incremental],
     };
+    if !table.view {
+        modes.push(Mode::Cdc);
+    }
     let fields: Vec<_> = table.columns.iter().map(|column| column.field.clone()).collect();
     Stream {
         name: table.stream.clone(),

@@ -1,6 +1,8 @@
 //! What a slice says, and where it has been read to.
 
-use ingest_core::Cursor;
+use std::collections::BTreeMap;
+
+use ingest_core::{Cursor, Seq, StreamName};
 use ingest_sql::KeyRange;
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +19,31 @@ pub struct Work {
     /// What of the part is new, and what is left to the next run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<Window>,
+    /// The order of its rows, where changes follow: all come before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq: Option<Seq>,
+    /// Captured changes instead of a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<Log>,
     /// What a person should know about this slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
+}
+
+/// The changes of all tables of a slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    pub(crate) members: BTreeMap<StreamName, Member>,
+}
+
+/// What is wanted of a table's changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The columns; `None` = all that the table has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) columns: Option<Vec<String>>,
+    /// What it had when the plan was made: the feed itself may begin earlier, for another table.
+    pub(crate) from: String,
 }
 
 /// The part of a table.
@@ -64,6 +88,24 @@ pub enum Position {
     Upto(Edge),
     /// Of an incremental stream.
     Read(Progress),
+    /// In the captured changes.
+    Changes(ChangePosition),
+}
+
+/// A place between two transactions of the log: everything up to it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangePosition {
+    /// Whose log it is.
+    pub(crate) database: String,
+    /// The number of the last transaction's commit: ten bytes as hexadecimal digits.
+    pub(crate) lsn: String,
+}
+
+impl ChangePosition {
+    /// Sorts behind all changes of the transaction: theirs go on with a point, and the digits of another place.
+    pub(crate) fn seq(&self) -> Seq {
+        Seq::new(format!("{}.~", self.lsn))
+    }
 }
 
 /// What an incremental stream has read.
@@ -76,7 +118,14 @@ pub struct Progress {
     pub(crate) after: Option<Edge>,
 }
 
-impl Cursor for Position {}
+impl Cursor for Position {
+    fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Changes(at) => Some(at.seq()),
+            Self::Upto(_) | Self::Read(_) => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -94,5 +143,11 @@ mod tests {
         assert!(matches!(work.part, Part::Keys { range: KeyRange { after: Some(_), upto: None }, .. }));
         let window = r#"{"part":"whole","window":{"column":"c","from":"1","upto":"2","ordered":true}}"#;
         assert!(serde_json::from_str::<Work>(window).is_ok());
+        let changes = r#"{"changes":{"database":"shop","lsn":"0000002a000001f80001"}}"#;
+        let Position::Changes(at) = serde_json::from_str(changes).expect("version 1") else {
+            panic!("another position")
+        };
+        let row = Seq::new("0000002a000001f80001.0000002a000001f80003.4");
+        assert!(at.seq() > row && at.seq() < Seq::new("0000002a000001f80002.0000002a000001f80003.1"));
     }
 }

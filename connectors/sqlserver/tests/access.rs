@@ -107,7 +107,7 @@ async fn check_names_every_missing_right_with_the_statement_on_the_script() {
 
 #[tokio::test]
 async fn faults_of_the_server_are_errors_of_their_kind_on_the_script() {
-    let shop = Shop::scripted(TABLE).await.with("timeout", "200ms").with("connect_timeout", "5s");
+    let shop = Shop::scripted(TABLE).await.with("timeout", "5s");
     let stream = shop.stream("t");
     let source = shop.open().await;
     let plan = plan(&*source, &streams(&*source, &[&stream]).await, &How::full()).await.expect("a plan");
@@ -133,8 +133,7 @@ async fn a_connection_that_is_cut_is_never_a_whole_slice() {
     let shop = Shop::new(&format!("CREATE TABLE $.t (id int PRIMARY KEY, name nvarchar(200));\n{rows}")).await;
     let upstream = format!("{}:{}", shop.config["host"].as_str().expect("a host"), shop.config["port"]);
     let proxy = Proxy::start(upstream).await.expect("a proxy");
-    let shop =
-        shop.with("host", "127.0.0.1").with("port", proxy.port()).with("timeout", "1s").with("connect_timeout", "2s");
+    let shop = shop.with("host", "127.0.0.1").with("port", proxy.port());
     let source = shop.open().await;
     let plan = plan(&*source, &streams(&*source, &[&shop.stream("t")]).await, &How::full()).await.expect("a plan");
     for after in [20, 1_000, 100_000, 1_000_000, 2_000_000] {
@@ -152,6 +151,7 @@ async fn a_connection_that_is_cut_is_never_a_whole_slice() {
     let other = shop.open().await;
     assert_eq!(read(&*other, &plan.slices[0], None, &How::full()).await.expect("a slice").rows(), 10_000);
     proxy.set(Faults { accept: Accept::Silent, ..Faults::none() });
-    let error = fails(shop.open().await.schema(&Selection::default()).await);
+    let source = open(set(&shop.config, "connect_timeout", "1s")).await.expect("a source");
+    let error = fails(source.schema(&Selection::default()).await);
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
 }

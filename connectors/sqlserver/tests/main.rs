@@ -2,6 +2,7 @@
 //! the script say so in their names.
 
 mod access;
+mod changes;
 mod conformance;
 mod loads;
 mod support;

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod capture;
 mod catalog;
 mod eval;
 mod parse;

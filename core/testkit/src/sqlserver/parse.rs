@@ -74,6 +74,8 @@ pub(super) enum Statement {
     Begin,
     Commit,
     Rollback,
+    /// A procedure and its arguments.
+    Exec(String, Vec<(String, Expr)>),
     Select(Select),
 }
 
@@ -81,6 +83,8 @@ pub(super) struct Select {
     pub(super) top: Option<usize>,
     pub(super) list: Vec<Expr>,
     pub(super) from: Option<Path>,
+    /// Of the function that gives the rows.
+    pub(super) arguments: Vec<Expr>,
     pub(super) condition: Option<Condition>,
     /// And whether it descends.
     pub(super) order: Option<(String, bool)>,
@@ -290,6 +294,17 @@ impl Parser {
         if self.words(&["DELETE", "FROM"]) {
             return Ok(Statement::Delete { table: self.path()?, condition: self.filter()? });
         }
+        if self.word("EXEC") {
+            let (_, name) = self.path()?;
+            let mut arguments = Vec::new();
+            while matches!(self.peek(), Some(Token::Word(word, false)) if word.starts_with('@')) {
+                let argument = self.name()?;
+                self.expect("=")?;
+                arguments.push((argument, self.expr()?));
+                self.symbol(",");
+            }
+            return Ok(Statement::Exec(name, arguments));
+        }
         if self.word("SELECT") {
             return self.select().map(Statement::Select);
         }
@@ -374,12 +389,21 @@ impl Parser {
         }
         let list = self.list(Self::expr)?;
         let from = if self.word("FROM") { Some(self.path()?) } else { None };
+        let mut arguments = Vec::new();
+        if from.is_some() && self.symbol("(") {
+            arguments = self.list(Self::expr)?;
+            self.expect(")")?;
+        }
         let condition = self.filter()?;
         let mut order = None;
         if self.words(&["ORDER", "BY"]) {
             order = Some((self.name()?, self.word("DESC")));
+            // Changes come in the order of what follows.
+            while self.symbol(",") {
+                self.name()?;
+            }
         }
-        Ok(Select { top, list, from, condition, order })
+        Ok(Select { top, list, from, arguments, condition, order })
     }
 
     fn filter(&mut self) -> Result<Option<Condition>, Fault> {

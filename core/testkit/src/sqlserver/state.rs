@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use super::capture::{Capture, Change, Log};
 use super::eval::{Scope, holds, type_of, value_of};
 use super::parse::{ColumnDef, Condition, Expr, Path, Select, Statement, parse};
 use super::value::{Type, Value, coerce, compare};
@@ -47,12 +48,17 @@ pub(super) struct TableColumn {
     pub(super) name: String,
     pub(super) ty: Type,
     pub(super) nullable: bool,
-    identity: bool,
-    default: Option<Expr>,
+    pub(super) identity: bool,
+    pub(super) default: Option<Expr>,
     pub(super) collation: String,
 }
 
 impl TableColumn {
+    /// A column of an answer that no table has.
+    pub(super) fn of(name: &str, ty: Type) -> Self {
+        Self { name: name.into(), ty, nullable: true, identity: false, default: None, collation: String::new() }
+    }
+
     pub(super) fn code_page(&self) -> i64 {
         match self.ty {
             Type::Char(_) | Type::VarChar(_) | Type::Text if self.collation.contains("UTF8") => 65001,
@@ -65,10 +71,10 @@ impl TableColumn {
 
 /// A version of a row: who has written it and who has deleted it, as long as that is not committed.
 #[derive(Debug, Clone)]
-struct Version {
-    cells: Vec<Value>,
-    by: Option<u64>,
-    deleted: Option<u64>,
+pub(super) struct Version {
+    pub(super) cells: Vec<Value>,
+    pub(super) by: Option<u64>,
+    pub(super) deleted: Option<u64>,
 }
 
 impl Version {
@@ -83,8 +89,9 @@ pub(super) struct Table {
     pub(super) key: Vec<String>,
     /// Name, whether it is unique, columns.
     pub(super) indexes: Vec<(String, bool, Vec<String>)>,
-    rows: Vec<Version>,
-    next: i64,
+    pub(super) rows: Vec<Version>,
+    pub(super) capture: Option<Capture>,
+    pub(super) next: i64,
 }
 
 impl Table {
@@ -125,6 +132,8 @@ pub struct State {
     version: u64,
     faults: VecDeque<(String, Fault)>,
     statements: Vec<String>,
+    /// What change capture keeps of the log.
+    pub(super) log: Log,
     /// Accounts and their passwords.
     pub(super) logins: BTreeMap<String, String>,
     /// The access token that is accepted.
@@ -137,6 +146,8 @@ pub struct State {
     pub denied: BTreeSet<String>,
     /// Whether the account may write.
     pub writable: bool,
+    /// Whether SQL Server Agent runs, and how many minutes changes are kept.
+    pub agent: (bool, i64),
 }
 
 impl Default for State {
@@ -148,12 +159,14 @@ impl Default for State {
             version: 2_000,
             faults: VecDeque::new(),
             statements: Vec::new(),
+            log: Log::default(),
             logins: BTreeMap::from([(super::USER.to_owned(), super::PASSWORD.to_owned())]),
             token: super::TOKEN.to_owned(),
             snapshot: true,
             sees_all: true,
             denied: BTreeSet::new(),
             writable: false,
+            agent: (true, 4_320),
         }
     }
 }
@@ -223,6 +236,7 @@ impl State {
             Statement::Begin => {
                 self.transactions.insert(session);
             }
+            Statement::Exec(name, arguments) => self.procedure(&name, &arguments)?,
             Statement::Commit => self.end(session, true),
             Statement::Rollback => self.end(session, false),
             Statement::Select(select) => return self.select(session, &select).map(Some),
@@ -289,8 +303,10 @@ impl State {
             }
             inserted.push(Version { cells, by, deleted: None });
         }
+        let changes = inserted.iter().map(|row: &Version| Change::inserted(path, &row.cells)).collect();
         table.rows.extend(inserted);
         self.version = version;
+        self.note(by, changes);
         Ok(())
     }
 
@@ -304,8 +320,8 @@ impl State {
     ) -> Result<(), Fault> {
         let by = self.writer(session);
         let mut version = self.version;
-        let Table { columns, rows, .. } = self.table_mut(path)?;
-        let mut added = Vec::new();
+        let Table { columns, rows, key, .. } = self.table_mut(path)?;
+        let (mut added, mut changes) = (Vec::new(), Vec::new());
         for row in rows.iter_mut().filter(|row| row.seen_by(session)) {
             let scope = Scope { columns, row: &row.cells };
             if !condition.map_or(Ok(true), |condition| holds(condition, &scope))? {
@@ -323,7 +339,10 @@ impl State {
                         cells[at] = Value::Bytes(version.to_be_bytes().to_vec());
                     }
                 }
+                changes.extend(Change::updated(path, columns, key, &row.cells, &cells));
                 added.push(Version { cells, by, deleted: None });
+            } else {
+                changes.push(Change::deleted(path, &row.cells));
             }
             row.deleted = Some(by.unwrap_or(0));
         }
@@ -331,11 +350,13 @@ impl State {
         rows.retain(|row| row.deleted != Some(0));
         rows.extend(added);
         self.version = version;
+        self.note(by, changes);
         Ok(())
     }
 
     fn end(&mut self, session: u64, keep: bool) {
         self.transactions.remove(&session);
+        self.settle(session, keep);
         if self.open.remove(&session).is_none() {
             return;
         }
@@ -353,13 +374,17 @@ impl State {
     }
 
     fn select(&mut self, session: u64, select: &Select) -> Result<Output, Fault> {
-        let empty = Table::default();
+        let given = match &select.from {
+            Some(path) if path.0 == "cdc" => self.changes(&path.1, &select.arguments)?,
+            _ => Table::default(),
+        };
         let table = match &select.from {
+            Some(path) if path.0 == "cdc" => &given,
             Some(path) if self.denied.contains(&format!("{}.{}", path.0, path.1)) => {
                 return Err(Fault::error(229, "The SELECT permission was denied on the object."));
             }
             Some(path) => self.tables.get(path).ok_or_else(|| missing(path))?,
-            None => &empty,
+            None => &given,
         };
         let columns = &table.columns;
         let mut rows: Vec<&[Value]> = Vec::new();
@@ -405,7 +430,7 @@ impl State {
     }
 }
 
-fn missing(path: &Path) -> Fault {
+pub(super) fn missing(path: &Path) -> Fault {
     Fault::error(208, &format!("Invalid object name '{}.{}'.", path.0, path.1))
 }
 

@@ -135,6 +135,20 @@ impl Type {
         matches!(self, Self::Char(_) | Self::VarChar(_) | Self::NChar(_) | Self::NVarChar(_) | Self::Text | Self::NText)
     }
 
+    /// Whether its values have no limit of their length.
+    pub(super) fn is_unbounded(self) -> bool {
+        matches!(
+            self,
+            Self::VarChar(0)
+                | Self::NVarChar(0)
+                | Self::VarBinary(0)
+                | Self::Text
+                | Self::NText
+                | Self::Image
+                | Self::Xml
+        )
+    }
+
     fn scale(self) -> u8 {
         self.declared().2
     }
