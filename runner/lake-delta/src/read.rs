@@ -18,6 +18,7 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuil
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use percent_encoding::percent_decode_str;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -140,13 +141,17 @@ pub(crate) async fn scan_selected(
 fn ahead(mut rows: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
     let (batches, receiver) = mpsc::channel(AHEAD);
     let mut decoder = JoinSet::new();
-    decoder.spawn(async move {
-        while let Some(batch) = rows.next().await {
-            // Nobody wants the rest.
-            if batches.send(batch).await.is_err() {
-                break;
+    let runtime = Handle::current();
+    // A task would take turns with its reader on one thread: whom a task wakes runs where the task ran.
+    decoder.spawn_blocking(move || {
+        runtime.block_on(async move {
+            while let Some(batch) = rows.next().await {
+                // Nobody wants the rest.
+                if batches.send(batch).await.is_err() {
+                    break;
+                }
             }
-        }
+        });
     });
     futures::stream::unfold((receiver, decoder), |(mut receiver, mut decoder)| async move {
         if let Some(batch) = receiver.recv().await {
