@@ -30,12 +30,12 @@ pub struct GcsOverS3 {
 }
 
 impl GcsOverS3 {
-    /// Starts the proxy before the shared S3 stand-in, with a new bucket; `None` when `INGEST_TEST_SKIP` names `s3`.
+    /// Starts the proxy before an S3 stand-in of its own; `None` when `INGEST_TEST_SKIP` names `s3`.
     ///
     /// # Panics
     /// When the stand-in is not installed or does not start.
     pub async fn start() -> Option<Self> {
-        let s3 = S3::shared().await?;
+        let s3 = Arc::new(S3::stand_in().await?);
         let bucket = s3.bucket().await;
         let target = s3.endpoint().to_owned();
         let proxy = HttpServer::start_unrecorded(move |request| {

@@ -40,6 +40,17 @@ impl S3 {
             let (key, secret) = (credential("AWS_ACCESS_KEY_ID"), credential("AWS_SECRET_ACCESS_KEY"));
             return Some(Self { endpoint, key, secret, _server: None });
         }
+        Self::stand_in().await
+    }
+
+    /// Starts the stand-in, whatever else there is; `None` when `INGEST_TEST_SKIP` names `s3`.
+    ///
+    /// # Panics
+    /// When moto is not installed or does not start.
+    pub async fn stand_in() -> Option<Self> {
+        if programs::skipped("s3") {
+            return None;
+        }
         let mut command = Command::new(python::program("s3")?);
         command.args(["-u", "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", "0"]);
         let (server, endpoint) = Server::start_announced("moto", command, "Running on ").await;
