@@ -1,6 +1,6 @@
 //! Salesforce from outside, against the stand-in of the test kit: what only the real service knows is not shown here.
 
-use ingest_testkit::salesforce::{CLIENT_ID, CLIENT_SECRET, Fault, SalesforceServer};
+use ingest_testkit::salesforce::{CLIENT_ID, CLIENT_SECRET, Fault, PubSubServer, SalesforceServer};
 use serde_json::json;
 
 use crate::against::{assert_table, run, run_and_kill_at};
@@ -98,5 +98,78 @@ async fn stand_in_with_10500_rows_that_change_under_faults_and_kills_equals_the_
     }
     for request in lab.server.http().requests() {
         assert!(!request.query.contains(CLIENT_SECRET) && !request.path.contains(CLIENT_SECRET), "{}", request.path);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stand_in_requests_are_told_beside_the_estimate_of_the_plan() {
+    let server = SalesforceServer::start().await;
+    let now = server.state().now() - 60 * MINUTE;
+    server.freeze(now);
+    server.seed("Account", 4_500, now - 60 * DAY, now - DAY);
+    let configuration = format!(
+        "sources:\n  salesforce:\n    endpoint: {}\n    client_id: {CLIENT_ID}\n    client_secret: ${{SECRET}}\n    \
+         streams: {{Account: {{}}}}\n",
+        server.url()
+    );
+    let project = Project::new(&configuration).set("SECRET", CLIENT_SECRET);
+    let mut command = project.command(&["run", "--source", "salesforce", "--progress", "json"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("an event")).expect("JSON");
+    assert_eq!(last["type"], "run_finished", "{last}");
+    // A description and a count; three pages of 2,000.
+    assert_eq!(last["requests"], json!({"sent": 5, "estimated": 3}), "{last}");
+    assert_eq!(server.calls().len(), 5);
+    let mut command = project.command(&["run", "--source", "salesforce", "--progress", "plain"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it starts");
+    let told = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(told.contains("requests of the source's API"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stand_in_change_events_between_runs_and_kills_come_to_what_the_org_holds() {
+    let server = SalesforceServer::start().await;
+    let bus = PubSubServer::start(&server).await;
+    let now = server.state().now() - 60 * MINUTE;
+    server.freeze(now);
+    for object in ["Account", "Contact"] {
+        server.seed(object, 900, now - 60 * DAY, now - DAY);
+    }
+    let configuration = format!(
+        "lake: {{commit_interval: 0s}}\nsources:\n  salesforce:\n    endpoint: {}\n    pubsub_endpoint: {}\n    \
+         client_id: {CLIENT_ID}\n    client_secret: ${{SECRET}}\n    quiet: 2s\n    defaults: {{mode: cdc, write: merge}}\n    \
+         streams: {{Account: {{}}, Contact: {{}}}}\n",
+        server.url(),
+        bus.url()
+    );
+    let project = Project::new(&configuration).set("SECRET", CLIENT_SECRET);
+    for round in 0..3 {
+        for requests in [2, 5] {
+            match run_and_kill_at(&project, &RUN, server.http(), requests).await {
+                Ended::Killed | Ended::With(0) => {}
+                ended => panic!("{ended:?}"),
+            }
+        }
+        run(&project, &RUN).await;
+        for object in ["Account", "Contact"] {
+            let mut truth = server.truth(object);
+            // Events do not carry it.
+            truth.values_mut().for_each(|row| drop(row.remove("SystemModstamp")));
+            let table = format!("salesforce/{}", object.to_lowercase());
+            assert_table(&project, &table, "Id", &truth, &format!("round {round}")).await;
+            server.state().bus.gaps = round;
+            let ids: Vec<String> = truth.into_keys().collect();
+            for id in ids.iter().skip(round).step_by(37) {
+                server.update(object, id, json!({"Name": format!("round {round}")}));
+            }
+            for id in ids.iter().skip(round).step_by(101) {
+                server.delete(object, id);
+            }
+            for _ in 0..5 {
+                server.insert(object, json!({}));
+            }
+        }
+        server.advance(6 * MINUTE);
     }
 }

@@ -93,11 +93,11 @@ fn the_configuration_is_found_upwards_and_relative_paths_start_there() {
 }
 
 #[test]
-fn options_that_are_not_built_in_are_refused() {
+fn a_check_in_sql_names_no_column_beside_its_condition() {
     let option = "checks: [{column: id, sql: 'id > 0'}]";
     let project = Project::new(&format!("sources:\n  files:\n    path: .\n    streams:\n      x: {{{option}}}\n"));
     let output = project.run(&["run", "--source", "files"]);
     assert_eq!(output.code, Some(2), "{output:?}");
-    assert!(output.stderr.contains("a check in SQL is not built in yet"), "{}", output.stderr);
+    assert!(output.stderr.contains("a condition in SQL names its columns itself"), "{}", output.stderr);
     assert!(output.stderr.contains("ingest.yaml:5: sources.files.streams.x."), "{}", output.stderr);
 }
