@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Estimate, Selected, SliceId, StreamName};
+use crate::{Error, Estimate, Result, Selected, SliceId, StreamName};
 
 /// What the runner asks `plan` for: all selected streams of one group at once.
 #[derive(Debug, Clone)]
@@ -65,6 +65,16 @@ pub struct Slice<W> {
     /// What is known about its size.
     #[serde(default)]
     pub estimate: Estimate,
+}
+
+impl<W> Slice<W> {
+    /// The stream of a slice that has but one, as those of most connectors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unexpected`](crate::ErrorKind::Unexpected) for a slice without a stream.
+    pub fn stream(&self) -> Result<&StreamName> {
+        self.streams.first().ok_or_else(|| Error::unexpected("a slice of this connector belongs to one stream"))
+    }
 }
 
 /// The shapes of a slice: the author's `Work` parts them, the runner treats them differently.

@@ -116,10 +116,7 @@ impl Connector for Mongodb {
         if let Some(feed) = &slice.work.feed {
             return self.follow(slice, feed, from, out).await;
         }
-        let name = slice
-            .streams
-            .first()
-            .ok_or_else(|| Error::unexpected("a slice of this connector belongs to one stream"))?;
+        let name = slice.stream()?;
         let read = async {
             let collections = self.collections(&[name]).await?;
             let collection = collections.get(name).ok_or_else(missing)?;
@@ -147,7 +144,7 @@ impl Mongodb {
     ) -> Result<Done> {
         let Some(from @ Position::Feed(at)) = from else {
             return Err(Error::new(ErrorKind::CheckpointInvalid, "cdc: the feed has no place to begin with")
-                .hint("load the streams again with `ingest run --full-refresh`"));
+                .hint("load each stream again with `ingest run --resync STREAM`"));
         };
         let scope = cdc::scope(&self.server, &self.server.hello().await?)?;
         cdc::plan::expect_scope(from, &scope)?;

@@ -159,10 +159,7 @@ impl Connector for Postgres {
         if let Some(log) = &slice.work.log {
             return self.follow(slice, log, from, out).await;
         }
-        let name = slice
-            .streams
-            .first()
-            .ok_or_else(|| Error::unexpected("a slice of this connector belongs to one stream"))?;
+        let name = slice.stream()?;
         let read = async {
             let tables = self.tables_named(&[name]).await?;
             let table = tables.get(name).ok_or_else(missing)?;

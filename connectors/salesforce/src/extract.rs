@@ -19,7 +19,7 @@ pub(crate) async fn read(
     out: &mut Out<'_, Position>,
 ) -> Result<Done> {
     let work = &slice.work;
-    let stream = slice.streams.first().ok_or_else(|| Error::unexpected("a slice has no stream"))?;
+    let stream = slice.stream()?;
     let reading = Reading { salesforce, work, stream };
     let done = match from {
         from if work.topic.is_some() => {
