@@ -1,159 +1,18 @@
 //! Change streams of a scripted stand-in: the log of changes, replayed by its order, is the source. FerretDB has none.
 
-use std::collections::{BTreeMap, HashMap};
-
-use arrow_array::RecordBatch;
-use arrow_array::cast::AsArray;
 use bson::{Bson, Document, doc};
-use ingest_core::{Done, ErrorKind, Event, Mode, Region, Result, Selected, Shape, SliceId, Source, Stored, StreamName};
+use ingest_core::{ErrorKind, Mode, SliceId, Source, StreamName};
+use ingest_testkit::capture::{Capture, Rows};
 use ingest_testkit::mongo::{Fault, MongoScript};
 use ingest_testkit::out::Collected;
 use serde_json::{Value, json};
 
-use crate::support::{How, fails, open, plan, streams, texts};
+use crate::support::{How, fails, open, plan, streams};
 
-/// One entry of a stream's history, in the order in which it came.
-#[derive(Clone)]
-enum Entry {
-    Rows(RecordBatch),
-    Cleared,
-}
-
-/// A lake in small: what came of each stream, and where each stands.
-#[derive(Default)]
-struct Lake {
-    entries: HashMap<String, Vec<Entry>>,
-    positions: HashMap<String, BTreeMap<SliceId, Stored>>,
-}
-
-impl Lake {
-    /// One run: plans, loads what is new, follows the changes to their end.
-    async fn run(&mut self, source: &dyn Source, names: &[&str]) -> Result<()> {
-        let found = streams(source, names).await;
-        let how = How { mode: Mode::Cdc, ..How::full() };
-        let selected = found.iter().map(|stream| Selected {
-            stream: stream.clone(),
-            mode: Mode::Cdc,
-            cursor: None,
-            columns: None,
-            filter: None,
-            positions: self.positions.get(stream.name.as_str()).cloned().unwrap_or_default(),
-        });
-        let request = ingest_core::PlanRequest {
-            streams: selected.collect(),
-            intent: how.intent,
-            slice_bytes: 1 << 20,
-            min_slices: 1,
-            interval: None,
-            now: 0,
-        };
-        let plan = source.plan(&request).await?;
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Window) {
-            let mut out = Collected::new();
-            assert_eq!(source.extract(slice, 1, None, &mut out).await?, Done::Complete);
-            self.take(&out, slice.streams.iter().map(|name| (name, None)));
-        }
-        for (stream, then) in plan.then {
-            let at = self.positions.entry(stream.to_string()).or_default();
-            at.extend(then.into_iter().filter_map(|(id, position)| Some((id, position?))));
-        }
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Feed) {
-            self.follow(source, slice).await?;
-        }
-        Ok(())
-    }
-
-    async fn follow(&mut self, source: &dyn Source, slice: &ingest_core::Slice<Value>) -> Result<()> {
-        let place = |name: &StreamName| self.positions[name.as_str()].get(&slice.id).cloned();
-        let places: Vec<(&StreamName, Option<Stored>)> = slice.streams.iter().map(|name| (name, place(name))).collect();
-        let lowest = places.iter().filter_map(|(_, at)| at.clone()).min_by(|a, b| a.seq.cmp(&b.seq));
-        let mut out = Collected::new();
-        let done = source.extract(slice, 1, lowest.as_ref(), &mut out).await;
-        // What comes before a mark is held, also of a call that fails later.
-        let held = out.events.iter().rposition(|event| matches!(event, Event::Mark(_)));
-        out.events.truncate(held.map_or(0, |at| at + 1));
-        self.take(&out, places.into_iter());
-        if let Some(Event::Mark(mark)) = out.events.last() {
-            for name in &slice.streams {
-                let at = self.positions.entry(name.to_string()).or_default();
-                if at.get(&slice.id).is_none_or(|held| held.seq < mark.seq) {
-                    at.insert(slice.id.clone(), mark.clone());
-                }
-            }
-        }
-        assert_eq!(done?, Done::CaughtUp);
-        Ok(())
-    }
-
-    /// Keeps what came, without what a table holds already.
-    fn take<'a>(&mut self, out: &Collected, places: impl Iterator<Item = (&'a StreamName, Option<Stored>)>) {
-        for (name, at) in places {
-            let held = at.and_then(|at| at.seq);
-            let entries = self.entries.entry(name.to_string()).or_default();
-            for event in &out.events {
-                match event {
-                    Event::Rows(stream, batch) if stream == name => {
-                        let seqs = batch.column_by_name("_ingest_seq").expect("an order").as_string::<i32>();
-                        let first = (0..batch.num_rows())
-                            .find(|row| held.as_ref().is_none_or(|held| seqs.value(*row) > held.as_str()))
-                            .unwrap_or(batch.num_rows());
-                        entries.push(Entry::Rows(batch.slice(first, batch.num_rows() - first)));
-                    }
-                    Event::Remove(stream, Region::All, seq) if stream == name && *seq > held => {
-                        entries.push(Entry::Cleared)
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn column(&self, stream: &str, column: &str) -> Vec<Option<String>> {
-        let mut all = Vec::new();
-        for entry in self.entries.get(stream).into_iter().flatten() {
-            if let Entry::Rows(batch) = entry {
-                all.extend(texts(std::slice::from_ref(batch), column));
-            }
-        }
-        all
-    }
-
-    fn ops(&self, stream: &str) -> Vec<String> {
-        self.column(stream, "_ingest_op").into_iter().map(|op| op.expect("not null")).collect()
-    }
-
-    /// The last state of each document, as text of this column.
-    fn replay(&self, stream: &str, column: &str) -> BTreeMap<String, Option<String>> {
-        let mut rows = Vec::new();
-        for entry in self.entries.get(stream).into_iter().flatten() {
-            let Entry::Rows(batch) = entry else {
-                rows.clear();
-                continue;
-            };
-            let batches = std::slice::from_ref(batch);
-            let of = |column: &str| texts(batches, column);
-            let parts = of("_ingest_seq").into_iter().zip(of("_ingest_op")).zip(of("_id").into_iter().zip(of(column)));
-            rows.extend(parts.map(|((seq, op), (id, value))| (seq.expect("an order"), op, id.expect("a key"), value)));
-        }
-        let given = rows.len();
-        rows.sort();
-        rows.dedup();
-        assert_eq!(rows.len(), given, "nothing comes twice");
-        let mut state = BTreeMap::new();
-        for (_, op, id, value) in rows {
-            match op.as_deref() {
-                Some("D") => state.remove(&id),
-                _ => state.insert(id, value),
-            };
-        }
-        state
-    }
-}
-
-/// What the server holds, in the form of [`Lake::replay`].
-fn truth(server: &MongoScript, collection: &str) -> BTreeMap<String, Option<String>> {
+/// What the server holds, in the form of [`Capture::replay`].
+fn truth(server: &MongoScript, collection: &str) -> Rows {
     let documents = server.state().documents("shop", collection);
-    documents.into_iter().map(|document| (id(&document), document.get("v").map(shown))).collect()
+    documents.into_iter().map(|document| (id(&document), vec![document.get("v").map(shown)])).collect()
 }
 
 fn id(document: &Document) -> String {
@@ -190,44 +49,44 @@ async fn source(server: &MongoScript, more: Value) -> Box<dyn Source> {
 #[tokio::test]
 async fn inserts_updates_and_deletes_follow_the_first_load_on_a_stand_in() {
     let server = server(&["t"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
-    assert_eq!(lake.ops("t"), ["R", "R", "R"]);
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
+    assert_eq!(capture.ops("t"), ["R", "R", "R"]);
     server.state().insert("shop", "t", doc! { "_id": 4_i64, "v": "four", "new": 1 });
     server.state().update("shop", "t", doc! { "_id": 2_i64, "v": "zwei" });
     server.state().insert("shop", "t", doc! { "_id": 3_i64, "v": "drei" });
     server.state().delete("shop", "t", 1);
     server.state().insert("shop", "other", doc! { "_id": 1_i64 });
-    lake.run(&*source, &["t"]).await.expect("a run");
-    assert_eq!(lake.ops("t")[3..], ["I", "U", "U", "D"]);
-    assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
+    capture.run(&*source, &["t"]).await.expect("a run");
+    assert_eq!(capture.ops("t")[3..], ["I", "U", "U", "D"]);
+    assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
     // The run has taken a new sample, which shows the new field.
-    assert_eq!(lake.column("t", "new")[3].as_deref(), Some("1"));
+    assert_eq!(capture.column("t", "new")[3].as_deref(), Some("1"));
     // A row that is gone carries its key alone: columns 1 and 2 are absent.
-    assert_eq!(lake.column("t", "_ingest_absent")[3..], [None, None, None, Some("06".to_owned())]);
-    lake.run(&*source, &["t"]).await.expect("a run");
-    assert_eq!(lake.ops("t").len(), 7, "nothing comes twice");
+    assert_eq!(capture.column("t", "_ingest_absent")[3..], [None, None, None, Some("06".to_owned())]);
+    capture.run(&*source, &["t"]).await.expect("a run");
+    assert_eq!(capture.ops("t").len(), 7, "nothing comes twice");
 }
 
 #[tokio::test]
 async fn one_stream_serves_many_collections_and_one_that_joins_later_on_a_stand_in() {
     let server = server(&["a", "b", "c"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
     let change = |round: i64| {
         for name in ["a", "b", "c"] {
             server.state().update("shop", name, doc! { "_id": 1_i64, "v": format!("{name} {round}") });
             server.state().insert("shop", name, doc! { "_id": 10 + round, "v": "new" });
         }
     };
-    lake.run(&*source, &["a", "b"]).await.expect("a run");
+    capture.run(&*source, &["a", "b"]).await.expect("a run");
     change(1);
-    lake.run(&*source, &["a"]).await.expect("a run of one");
+    capture.run(&*source, &["a"]).await.expect("a run of one");
     change(2);
-    lake.run(&*source, &["a", "b", "c"]).await.expect("a run of all");
+    capture.run(&*source, &["a", "b", "c"]).await.expect("a run of all");
     change(3);
-    lake.run(&*source, &["a", "b", "c"]).await.expect("a run of all");
+    capture.run(&*source, &["a", "b", "c"]).await.expect("a run of all");
     for name in ["a", "b", "c"] {
-        assert_eq!(lake.replay(name, "v"), truth(&server, name), "{name}");
+        assert_eq!(capture.replay(name, "_id", &["v"]), truth(&server, name), "{name}");
     }
     let opened = server.state().asked("aggregate");
     assert_eq!(opened.len(), 4, "one stream for all, each time");
@@ -237,8 +96,8 @@ async fn one_stream_serves_many_collections_and_one_that_joins_later_on_a_stand_
 async fn a_run_that_breaks_within_a_transaction_gives_each_change_once_on_a_stand_in() {
     for code in [43, 6, 89, 91, 10_107, 11_600, 13_436] {
         let server = server(&["a", "b"]).await;
-        let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-        lake.run(&*source, &["a", "b"]).await.expect("a run");
+        let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+        capture.run(&*source, &["a", "b"]).await.expect("a run");
         server.state().insert("shop", "a", doc! { "_id": 5_i64, "v": "before" });
         server.state().together(|state| {
             for id in 20..30_i64 {
@@ -248,12 +107,12 @@ async fn a_run_that_breaks_within_a_transaction_gives_each_change_once_on_a_stan
         server.state().update("shop", "b", doc! { "_id": 1_i64, "v": "after" });
         // Three changes come in a batch: the second one fails.
         server.state().fault_after("changes", 1, Fault::code(code, "passing"));
-        let error = fails(lake.run(&*source, &["a", "b"]).await);
+        let error = fails(capture.run(&*source, &["a", "b"]).await);
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{code}: {error:?}");
         assert!(error.kind().is_retryable());
-        lake.run(&*source, &["a", "b"]).await.expect("a run");
+        capture.run(&*source, &["a", "b"]).await.expect("a run");
         for name in ["a", "b"] {
-            assert_eq!(lake.replay(name, "v"), truth(&server, name), "{code} {name}");
+            assert_eq!(capture.replay(name, "_id", &["v"]), truth(&server, name), "{code} {name}");
         }
     }
 }
@@ -261,43 +120,43 @@ async fn a_run_that_breaks_within_a_transaction_gives_each_change_once_on_a_stan
 #[tokio::test]
 async fn a_killed_cursor_and_a_lost_connection_are_gone_on_from_the_last_place_on_a_stand_in() {
     let server = server(&["t"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
     for (round, fault) in [Fault::Close, Fault::code(237, "CursorKilled")].into_iter().enumerate() {
         for id in 0..8_i64 {
             let id = 100 + 10 * i64::try_from(round).expect("few") + id;
             server.state().insert("shop", "t", doc! { "_id": id, "v": "x" });
         }
         server.state().fault_after("changes", 1, fault);
-        let error = fails(lake.run(&*source, &["t"]).await);
+        let error = fails(capture.run(&*source, &["t"]).await);
         assert!(error.kind().is_retryable(), "{error:?}");
-        lake.run(&*source, &["t"]).await.expect("a run");
-        assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
+        capture.run(&*source, &["t"]).await.expect("a run");
+        assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
     }
 }
 
 #[tokio::test]
 async fn a_lost_log_and_a_token_that_nobody_knows_stop_with_the_remedy_on_a_stand_in() {
     let server = server(&["t"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
     for (code, name) in [(280, "ChangeStreamFatalError"), (260, "InvalidResumeToken"), (286, "ChangeStreamHistoryLost")]
     {
         server.state().fault("aggregate", Fault::code(code, name));
-        let error = fails(lake.run(&*source, &["t"]).await);
+        let error = fails(capture.run(&*source, &["t"]).await);
         assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("--full-refresh")), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--resync")), "{error:?}");
     }
     server.state().fault_after("changes", 0, Fault::code(9_999, "New").labelled("NonResumableChangeStreamError"));
-    assert_eq!(fails(lake.run(&*source, &["t"]).await).kind(), ErrorKind::CheckpointInvalid);
+    assert_eq!(fails(capture.run(&*source, &["t"]).await).kind(), ErrorKind::CheckpointInvalid);
     server.state().fault_after("changes", 0, Fault::code(9_999, "New").labelled("ResumableChangeStreamError"));
-    assert_eq!(fails(lake.run(&*source, &["t"]).await).kind(), ErrorKind::Unavailable);
+    assert_eq!(fails(capture.run(&*source, &["t"]).await).kind(), ErrorKind::Unavailable);
     // Three events are lost: the place of the table lies before them.
     for id in 4..7_i64 {
         server.state().insert("shop", "t", doc! { "_id": id, "v": "x" });
     }
     server.state().forget();
-    let error = fails(lake.run(&*source, &["t"]).await);
+    let error = fails(capture.run(&*source, &["t"]).await);
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("replSetResizeOplog")), "{error:?}");
 }
@@ -305,36 +164,36 @@ async fn a_lost_log_and_a_token_that_nobody_knows_stop_with_the_remedy_on_a_stan
 #[tokio::test]
 async fn a_collection_without_changes_keeps_its_place_in_the_log_on_a_stand_in() {
     let server = server(&["t", "busy"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
     for round in 0..4_i64 {
         for id in 0..5_i64 {
             server.state().insert("shop", "busy", doc! { "_id": 100 * round + id });
         }
-        lake.run(&*source, &["t"]).await.expect("a run");
+        capture.run(&*source, &["t"]).await.expect("a run");
         // What was seen is forgotten: the place of the last event of this collection would be lost.
         server.state().forget();
     }
     server.state().update("shop", "t", doc! { "_id": 1_i64, "v": "at last" });
-    lake.run(&*source, &["t"]).await.expect("a run");
-    assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
+    capture.run(&*source, &["t"]).await.expect("a run");
+    assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
 }
 
 #[tokio::test]
 async fn a_dropped_collection_is_emptied_and_a_renamed_one_stops_on_a_stand_in() {
     let server = server(&["t", "other"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t", "other"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t", "other"]).await.expect("a run");
     server.state().drop_collection("shop", "t");
     server.state().insert("shop", "t", doc! { "_id": 9_i64, "v": "again" });
     server.state().other("shop", "t", "createIndexes");
-    lake.run(&*source, &["t", "other"]).await.expect("a run");
-    assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
-    assert_eq!(lake.replay("other", "v").len(), 3);
+    capture.run(&*source, &["t", "other"]).await.expect("a run");
+    assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
+    assert_eq!(capture.replay("other", "_id", &["v"]).len(), 3);
     server.state().rename("shop", "elsewhere", "unknown");
-    lake.run(&*source, &["t", "other"]).await.expect("a rename of another one");
+    capture.run(&*source, &["t", "other"]).await.expect("a rename of another one");
     server.state().rename("shop", "new", "t");
-    let error = fails(lake.run(&*source, &["t", "other"]).await);
+    let error = fails(capture.run(&*source, &["t", "other"]).await);
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid);
     assert!(error.to_string().contains("stream t"), "{error}");
 }
@@ -342,14 +201,14 @@ async fn a_dropped_collection_is_emptied_and_a_renamed_one_stops_on_a_stand_in()
 #[tokio::test]
 async fn the_stream_goes_on_behind_a_dropped_database_on_a_stand_in() {
     let server = server(&["t"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
     server.state().drop_database("shop");
     server.state().insert("shop", "t", doc! { "_id": 1_i64, "v": "new" });
     for _ in 0..2 {
-        lake.run(&*source, &["t"]).await.expect("a run");
+        capture.run(&*source, &["t"]).await.expect("a run");
     }
-    assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
+    assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
     let asked = server.state().asked("aggregate");
     let last = asked.last().and_then(|asked| {
         asked.get_array("pipeline").ok()?.first()?.as_document()?.get_document("$changeStream").ok().cloned()
@@ -360,28 +219,28 @@ async fn the_stream_goes_on_behind_a_dropped_database_on_a_stand_in() {
 #[tokio::test]
 async fn an_update_of_a_document_that_is_gone_waits_for_its_delete_on_a_stand_in() {
     let server = server(&["t"]).await;
-    let (source, mut lake) = (source(&server, json!({})).await, Lake::default());
-    lake.run(&*source, &["t"]).await.expect("a run");
+    let (source, mut capture) = (source(&server, json!({})).await, Capture::default());
+    capture.run(&*source, &["t"]).await.expect("a run");
     server.state().update("shop", "t", doc! { "_id": 1_i64, "v": "soon gone" });
     server.state().delete("shop", "t", 1);
-    lake.run(&*source, &["t"]).await.expect("a run");
-    assert_eq!(lake.ops("t")[3..], ["D"]);
-    assert_eq!(lake.replay("t", "v"), truth(&server, "t"));
+    capture.run(&*source, &["t"]).await.expect("a run");
+    assert_eq!(capture.ops("t")[3..], ["D"]);
+    assert_eq!(capture.replay("t", "_id", &["v"]), truth(&server, "t"));
 }
 
 #[tokio::test]
 async fn images_before_and_after_come_where_they_are_kept_and_are_asked_for_where_not_on_a_stand_in() {
     let server = server(&["t"]).await;
     let images = json!({"full_document": "required", "full_document_before_change": "required"});
-    let (source, mut lake) = (source(&server, images).await, Lake::default());
+    let (source, mut capture) = (source(&server, images).await, Capture::default());
     let problems = source.check_changes(&["t".into()]).await.expect("a list");
     assert_eq!(problems.len(), 1, "{problems:?}");
     let statement =
         r#"db.getSiblingDB("shop").runCommand({collMod: "t", changeStreamPreAndPostImages: {enabled: true}})"#;
     assert_eq!(problems[0].remedy, statement);
-    lake.run(&*source, &["t"]).await.expect("a run");
+    capture.run(&*source, &["t"]).await.expect("a run");
     server.state().update("shop", "t", doc! { "_id": 1_i64, "v": "x" });
-    let error = fails(lake.run(&*source, &["t"]).await);
+    let error = fails(capture.run(&*source, &["t"]).await);
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("changeStreamPreAndPostImages")), "{error:?}");
     server.state().create("shop", "t", doc! { "changeStreamPreAndPostImages": { "enabled": true } });
@@ -389,30 +248,30 @@ async fn images_before_and_after_come_where_they_are_kept_and_are_asked_for_wher
     server.state().update("shop", "t", doc! { "_id": 1_i64, "v": "between" });
     server.state().update("shop", "t", doc! { "_id": 1_i64, "v": "last" });
     server.state().delete("shop", "t", 2);
-    lake.run(&*source, &["t"]).await.expect("a run");
-    let after: Vec<_> = lake.column("t", "v").split_off(3);
+    capture.run(&*source, &["t"]).await.expect("a run");
+    let after: Vec<_> = capture.column("t", "v").split_off(3);
     assert_eq!(after, ["x", "between", "last", "t 2"].map(|text| Some(text.to_owned())), "each as it was then");
-    assert_eq!(lake.column("t", "_ingest_absent")[3..], [None, None, None, None]);
+    assert_eq!(capture.column("t", "_ingest_absent")[3..], [None, None, None, None]);
 }
 
 #[tokio::test]
 async fn a_cluster_is_watched_where_no_database_is_named_on_a_stand_in() {
     let server = server(&["t"]).await;
     server.state().insert("crm", "people", doc! { "_id": 1_i64, "v": "a" });
-    let (source, mut lake) = (source(&server, json!({"database": ""})).await, Lake::default());
+    let (source, mut capture) = (source(&server, json!({"database": ""})).await, Capture::default());
     let names = ["crm.people", "shop.t"];
-    lake.run(&*source, &names).await.expect("a run");
+    capture.run(&*source, &names).await.expect("a run");
     server.state().update("crm", "people", doc! { "_id": 1_i64, "v": "b" });
     server.state().delete("shop", "t", 3);
-    lake.run(&*source, &names).await.expect("a run");
-    assert_eq!(lake.replay("crm.people", "v"), [("1".to_owned(), Some("b".to_owned()))].into());
-    assert_eq!(lake.replay("shop.t", "v"), truth(&server, "t"));
+    capture.run(&*source, &names).await.expect("a run");
+    assert_eq!(capture.replay("crm.people", "_id", &["v"]), [("1".to_owned(), vec![Some("b".to_owned())])].into());
+    assert_eq!(capture.replay("shop.t", "_id", &["v"]), truth(&server, "t"));
     let asked = server.state().asked("aggregate");
     assert!(asked[0].to_string().contains("allChangesForCluster"), "{asked:?}");
     // The place of a cluster is none of a database.
     let narrow = self::source(&server, json!({})).await;
-    let mut other = Lake::default();
-    other.positions.insert("t".into(), lake.positions["shop.t"].clone());
+    let mut other = Capture::default();
+    other.positions.insert("t".into(), capture.positions["shop.t"].clone());
     assert_eq!(fails(other.run(&*narrow, &["t"]).await).kind(), ErrorKind::CheckpointInvalid);
 }
 
@@ -444,8 +303,8 @@ async fn check_says_everything_that_keeps_changes_from_being_captured_on_a_stand
     let remedies: Vec<&str> = problems.iter().map(|problem| problem.remedy.as_str()).collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(remedies[0].contains("rs.initiate()") && remedies[2].contains("collMod"), "{remedies:?}");
-    let mut lake = Lake::default();
-    assert_eq!(fails(lake.run(&*images, &["t"]).await).kind(), ErrorKind::ConfigInvalid);
+    let mut capture = Capture::default();
+    assert_eq!(fails(capture.run(&*images, &["t"]).await).kind(), ErrorKind::ConfigInvalid);
     server.state().replica_set = true;
     server.state().fault("aggregate", Fault::code(13, "Unauthorized"));
     let source = source(&server, json!({})).await;

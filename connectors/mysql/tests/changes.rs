@@ -1,180 +1,12 @@
 //! Changes from the binlog: the log of changes, replayed by its order, is the source.
 
-use std::collections::{BTreeMap, HashMap};
-
-use arrow_array::RecordBatch;
-use arrow_array::cast::AsArray;
-use ingest_core::{Done, ErrorKind, Event, Mode, Region, Result, Shape, SliceId, Source, Stored, StreamName};
+use ingest_core::{ErrorKind, Mode, StreamName};
+use ingest_testkit::capture::{Capture, loaded};
 use ingest_testkit::mysql::{Flavour, Mysql, Options, PASSWORD};
-use ingest_testkit::out::Collected;
 use mysql_async::prelude::Queryable;
 use serde_json::json;
 
-use crate::support::{How, Shop, fails, numbered, open, plan, run, streams, texts};
-
-/// One entry of a stream's history, in the order in which it came.
-#[derive(Clone)]
-enum Entry {
-    Rows(RecordBatch),
-    Cleared,
-}
-
-/// A lake in small: what came of each stream, and where each stands.
-#[derive(Default)]
-struct Lake {
-    entries: HashMap<String, Vec<Entry>>,
-    positions: HashMap<String, BTreeMap<SliceId, Stored>>,
-}
-
-impl Lake {
-    /// One run: plans, loads what is new, follows the binlog to its end.
-    async fn run(&mut self, source: &dyn Source, names: &[String]) -> Result<()> {
-        let selected: Vec<&str> = names.iter().map(String::as_str).collect();
-        let found = streams(source, &selected).await;
-        let how = How { mode: Mode::Cdc, ..How::full() };
-        let request = ingest_core::PlanRequest {
-            streams: found
-                .iter()
-                .map(|stream| ingest_core::Selected {
-                    stream: stream.clone(),
-                    mode: Mode::Cdc,
-                    cursor: None,
-                    columns: None,
-                    filter: None,
-                    positions: self.positions.get(stream.name.as_str()).cloned().unwrap_or_default(),
-                })
-                .collect(),
-            intent: how.intent,
-            slice_bytes: 1 << 20,
-            min_slices: 1,
-            interval: None,
-            now: 0,
-        };
-        let plan = source.plan(&request).await?;
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Window) {
-            let mut out = Collected::new();
-            assert_eq!(source.extract(slice, 1, None, &mut out).await?, Done::Complete);
-            self.take(&out, slice.streams.iter().map(|name| (name, None)));
-        }
-        for (stream, then) in plan.then {
-            let at = self.positions.entry(stream.to_string()).or_default();
-            at.extend(then.into_iter().filter_map(|(id, position)| Some((id, position?))));
-        }
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Feed) {
-            let places: Vec<(&StreamName, Option<Stored>)> = slice
-                .streams
-                .iter()
-                .map(|name| (name, self.positions[name.as_str()].get(&slice.id).cloned()))
-                .collect();
-            let lowest = places.iter().filter_map(|(_, at)| at.clone()).min_by(|a, b| a.seq.cmp(&b.seq));
-            let mut out = Collected::new();
-            assert_eq!(source.extract(slice, 1, lowest.as_ref(), &mut out).await?, Done::CaughtUp);
-            self.take(&out, places.into_iter());
-            if let Some(mark) =
-                out.events.iter().rev().find_map(|e| if let Event::Mark(at) = e { Some(at.clone()) } else { None })
-            {
-                for name in &slice.streams {
-                    let at = self.positions.entry(name.to_string()).or_default();
-                    if at.get(&slice.id).is_none_or(|held| held.seq < mark.seq) {
-                        at.insert(slice.id.clone(), mark.clone());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps what came, without what a table holds already.
-    fn take<'a>(&mut self, out: &Collected, places: impl Iterator<Item = (&'a StreamName, Option<Stored>)>) {
-        for (name, at) in places {
-            let held = at.and_then(|at| at.seq);
-            let entries = self.entries.entry(name.to_string()).or_default();
-            for event in &out.events {
-                match event {
-                    Event::Rows(stream, batch) if stream == name => {
-                        let seqs = batch.column_by_name("_ingest_seq").expect("an order").as_string::<i32>();
-                        let first = (0..batch.num_rows())
-                            .find(|row| held.as_ref().is_none_or(|held| seqs.value(*row) > held.as_str()))
-                            .unwrap_or(batch.num_rows());
-                        entries.push(Entry::Rows(batch.slice(first, batch.num_rows() - first)));
-                    }
-                    Event::Remove(stream, Region::All, _) if stream == name => entries.push(Entry::Cleared),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// The last state of each row by its key, as text of these columns.
-    fn replay(&self, stream: &str, key: &str, columns: &[&str]) -> BTreeMap<String, Vec<Option<String>>> {
-        let mut rows: Vec<(String, String, String, Vec<Option<String>>)> = Vec::new();
-        for entry in self.entries.get(stream).into_iter().flatten() {
-            let Entry::Rows(batch) = entry else {
-                rows.clear();
-                continue;
-            };
-            let batches = std::slice::from_ref(batch);
-            let (seqs, ops, keys) = (texts(batches, "_ingest_seq"), texts(batches, "_ingest_op"), texts(batches, key));
-            let values: Vec<Vec<Option<String>>> = columns.iter().map(|column| texts(batches, column)).collect();
-            for row in 0..batch.num_rows() {
-                rows.push((
-                    seqs[row].clone().expect("an order"),
-                    ops[row].clone().expect("what happened"),
-                    keys[row].clone().expect("a key"),
-                    values.iter().map(|column| column[row].clone()).collect(),
-                ));
-            }
-        }
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut state = BTreeMap::new();
-        for (_, op, key, values) in rows {
-            match op.as_str() {
-                "D" => state.remove(&key),
-                _ => state.insert(key, values),
-            };
-        }
-        state
-    }
-
-    /// The places of all changes in the log.
-    fn order(&self, stream: &str) -> Vec<String> {
-        let mut order = Vec::new();
-        for entry in self.entries.get(stream).into_iter().flatten() {
-            let Entry::Rows(batch) = entry else { continue };
-            let batch = std::slice::from_ref(batch);
-            let both = texts(batch, "_ingest_seq").into_iter().zip(texts(batch, "_ingest_op"));
-            order.extend(both.filter_map(|(seq, op)| seq.filter(|_| op.as_deref() != Some("R"))));
-        }
-        order
-    }
-
-    fn ops(&self, stream: &str) -> Vec<String> {
-        let mut ops = Vec::new();
-        for entry in self.entries.get(stream).into_iter().flatten() {
-            if let Entry::Rows(batch) = entry {
-                ops.extend(
-                    texts(std::slice::from_ref(batch), "_ingest_op").into_iter().map(|op| op.expect("not null")),
-                );
-            }
-        }
-        ops
-    }
-}
-
-/// What a full load gives, in the form of [`Lake::replay`].
-async fn loaded(
-    source: &dyn Source,
-    stream: &str,
-    key: &str,
-    columns: &[&str],
-) -> BTreeMap<String, Vec<Option<String>>> {
-    let batches = run(source, stream, &mut How::full()).await.expect("rows");
-    let keys = texts(&batches, key);
-    let values: Vec<Vec<Option<String>>> = columns.iter().map(|column| texts(&batches, column)).collect();
-    let row =
-        |row: usize| (keys[row].clone().expect("a key"), values.iter().map(|column| column[row].clone()).collect());
-    (0..keys.len()).map(row).collect()
-}
+use crate::support::{How, Shop, fails, numbered, open, plan, streams, texts};
 
 const TABLE: &str =
     "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(100)); INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, 'three')";
@@ -182,19 +14,19 @@ const TABLE: &str =
 #[tokio::test]
 async fn inserts_updates_and_deletes_follow_the_first_load() {
     for shop in Shop::each(TABLE).await {
-        let (source, stream, mut lake) = (shop.open().await, shop.stream("t"), Lake::default());
+        let (source, stream, mut capture) = (shop.open().await, shop.stream("t"), Capture::default());
         let names = [stream.clone()];
-        lake.run(&*source, &names).await.expect("a run");
-        assert_eq!(lake.ops(&stream), ["R", "R", "R"]);
+        capture.run(&*source, &names).await.expect("a run");
+        assert_eq!(capture.ops(&stream), ["R", "R", "R"]);
         shop.sql("INSERT INTO t VALUES (4, 'four'); UPDATE t SET v = 'zwei' WHERE id = 2; DELETE FROM t WHERE id = 1")
             .await;
         // A change of the key is seen as a row that goes and one that comes.
         shop.sql("UPDATE t SET id = 30 WHERE id = 3").await;
-        lake.run(&*source, &names).await.expect("a run");
-        assert_eq!(lake.ops(&stream)[3..], ["I", "U", "D", "D", "I"], "{:?}", shop.flavour());
-        assert_eq!(lake.replay(&stream, "id", &["v"]), loaded(&*source, &stream, "id", &["v"]).await);
-        lake.run(&*source, &names).await.expect("a run");
-        assert_eq!(lake.ops(&stream).len(), 8, "nothing comes twice");
+        capture.run(&*source, &names).await.expect("a run");
+        assert_eq!(capture.ops(&stream)[3..], ["I", "U", "D", "D", "I"], "{:?}", shop.flavour());
+        assert_eq!(capture.replay(&stream, "id", &["v"]), loaded(&*source, &stream, "id", &["v"]).await);
+        capture.run(&*source, &names).await.expect("a run");
+        assert_eq!(capture.ops(&stream).len(), 8, "nothing comes twice");
     }
 }
 
@@ -269,8 +101,8 @@ async fn values_of_every_kind_are_the_same_from_the_binlog_as_from_the_table() {
             columns.join(", ")
         ))
         .await;
-        let (source, stream, mut lake) = (shop.open().await, shop.stream("t"), Lake::default());
-        lake.run(&*source, std::slice::from_ref(&stream)).await.expect("a run");
+        let (source, stream, mut capture) = (shop.open().await, shop.stream("t"), Capture::default());
+        capture.run(&*source, std::slice::from_ref(&stream)).await.expect("a run");
         let names: Vec<String> = (0..kinds.len()).map(|i| format!("c{i}")).collect();
         let first: Vec<&str> = kinds.iter().map(|(_, a, _)| *a).collect();
         let second: Vec<&str> = kinds.iter().map(|(_, _, b)| *b).collect();
@@ -289,11 +121,11 @@ async fn values_of_every_kind_are_the_same_from_the_binlog_as_from_the_table() {
             ))
             .await;
         }
-        lake.run(&*source, std::slice::from_ref(&stream)).await.expect("a run");
+        capture.run(&*source, std::slice::from_ref(&stream)).await.expect("a run");
         let mut shown: Vec<&str> = names.iter().map(String::as_str).collect();
         shown.extend(["made", "kept", "_ingest_rescued"]);
         let fresh = shop.open().await;
-        let (found, truth) = (lake.replay(&stream, "id", &shown), loaded(&*fresh, &stream, "id", &shown).await);
+        let (found, truth) = (capture.replay(&stream, "id", &shown), loaded(&*fresh, &stream, "id", &shown).await);
         assert_eq!(found.len(), truth.len());
         for (key, row) in &truth {
             for (i, name) in shown.iter().enumerate() {
@@ -316,18 +148,18 @@ async fn one_feed_serves_many_tables_and_one_that_joins_later() {
         .map(|i| format!("CREATE TABLE t{i} (id INT PRIMARY KEY, v INT); INSERT INTO t{i} VALUES (1, {i});"))
         .collect();
     for shop in Shop::each(&tables).await {
-        let (source, mut lake) = (shop.open().await, Lake::default());
+        let (source, mut capture) = (shop.open().await, Capture::default());
         let names: Vec<String> = (0..5).map(|i| shop.stream(&format!("t{i}"))).collect();
-        lake.run(&*source, &names[..3]).await.expect("a run");
+        capture.run(&*source, &names[..3]).await.expect("a run");
         for i in 0..5 {
             shop.sql(&format!("INSERT INTO t{i} VALUES (2, 0); UPDATE t{i} SET v = v + 10")).await;
         }
-        lake.run(&*source, &names[..2]).await.expect("a run of some");
+        capture.run(&*source, &names[..2]).await.expect("a run of some");
         shop.sql("UPDATE t2 SET v = v + 100; UPDATE t4 SET v = v + 100").await;
-        lake.run(&*source, &names).await.expect("a run of all");
+        capture.run(&*source, &names).await.expect("a run of all");
         for name in &names {
-            assert_eq!(lake.replay(name, "id", &["v"]), loaded(&*source, name, "id", &["v"]).await, "{name}");
-            let mut order = lake.order(name);
+            assert_eq!(capture.replay(name, "id", &["v"]), loaded(&*source, name, "id", &["v"]).await, "{name}");
+            let mut order = capture.order(name);
             let count = order.len();
             order.sort_unstable();
             order.dedup();
@@ -339,9 +171,9 @@ async fn one_feed_serves_many_tables_and_one_that_joins_later() {
 #[tokio::test]
 async fn a_table_that_is_truncated_or_altered_is_followed() {
     for shop in Shop::each(TABLE).await {
-        let (source, stream, mut lake) = (shop.open().await, shop.stream("t"), Lake::default());
+        let (source, stream, mut capture) = (shop.open().await, shop.stream("t"), Capture::default());
         let names = [stream.clone()];
-        lake.run(&*source, &names).await.expect("a run");
+        capture.run(&*source, &names).await.expect("a run");
         for (ddl, dml) in [
             ("TRUNCATE TABLE t", "INSERT INTO t (id, v) VALUES (5, 'five'), (6, 'six')"),
             ("ALTER TABLE t ADD COLUMN extra INT FIRST", "INSERT INTO t (extra, id, v) VALUES (7, 7, 'seven')"),
@@ -353,11 +185,11 @@ async fn a_table_that_is_truncated_or_altered_is_followed() {
         ] {
             shop.sql(ddl).await;
             shop.sql(dml).await;
-            lake.run(&*source, &names).await.expect(ddl);
+            capture.run(&*source, &names).await.expect(ddl);
             let fresh = shop.open().await;
-            assert_eq!(lake.replay(&stream, "id", &["v"]), loaded(&*fresh, &stream, "id", &["v"]).await, "{ddl}");
+            assert_eq!(capture.replay(&stream, "id", &["v"]), loaded(&*fresh, &stream, "id", &["v"]).await, "{ddl}");
         }
-        let last = lake.replay(&stream, "id", &["later"]);
+        let last = capture.replay(&stream, "id", &["later"]);
         assert_eq!(last["5000000000"], [Some("2024-01-01".into())]);
     }
 }
@@ -365,20 +197,20 @@ async fn a_table_that_is_truncated_or_altered_is_followed() {
 #[tokio::test]
 async fn a_log_that_was_removed_is_an_error_with_its_remedy() {
     for shop in Shop::each(TABLE).await {
-        let (source, stream, mut lake) = (shop.open().await, shop.stream("t"), Lake::default());
+        let (source, stream, mut capture) = (shop.open().await, shop.stream("t"), Capture::default());
         let names = [stream.clone()];
-        lake.run(&*source, &names).await.expect("a run");
-        let held = lake.positions[&stream].values().next().expect("a position").at["log"].clone();
-        let mut gone = lake.positions[&stream].values().next().expect("a position").clone();
+        capture.run(&*source, &names).await.expect("a run");
+        let held = capture.positions[&stream].values().next().expect("a position").at["log"].clone();
+        let mut gone = capture.positions[&stream].values().next().expect("a position").clone();
         gone.at = json!({"log": {"server": held["server"], "file": "binlog.000000", "pos": 4}});
-        lake.positions.get_mut(&stream).expect("a position").insert("binlog".into(), gone.clone());
+        capture.positions.get_mut(&stream).expect("a position").insert("binlog".into(), gone.clone());
         shop.sql("INSERT INTO t VALUES (9, '')").await;
-        let error = fails(lake.run(&*source, &names).await);
+        let error = fails(capture.run(&*source, &names).await);
         assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("--resync")), "{error:?}");
         gone.at = json!({"log": {"server": "another", "file": held["file"], "pos": held["pos"]}});
-        lake.positions.get_mut(&stream).expect("a position").insert("binlog".into(), gone);
-        assert_eq!(fails(lake.run(&*source, &names).await).kind(), ErrorKind::CheckpointInvalid);
+        capture.positions.get_mut(&stream).expect("a position").insert("binlog".into(), gone);
+        assert_eq!(fails(capture.run(&*source, &names).await).kind(), ErrorKind::CheckpointInvalid);
     }
 }
 
@@ -437,19 +269,19 @@ async fn compressed_and_partial_events_are_read() {
     let database = server.database().await;
     database.sql("CREATE TABLE t (id INT PRIMARY KEY, a TEXT, b TEXT); INSERT INTO t VALUES (1, 'a', 'b')").await;
     let config = json!({"host": "127.0.0.1", "port": server.port(), "user": "root", "password": PASSWORD});
-    let (source, stream, mut lake) =
-        (open(config).await.expect("a source"), format!("{}.t", database.name), Lake::default());
+    let (source, stream, mut capture) =
+        (open(config).await.expect("a source"), format!("{}.t", database.name), Capture::default());
     let names = [stream.clone()];
-    lake.run(&*source, &names).await.expect("a run");
+    capture.run(&*source, &names).await.expect("a run");
     database
         .sql("INSERT INTO t VALUES (2, REPEAT('x', 5000), REPEAT('y', 5000)); UPDATE t SET a = REPEAT('z', 3000)")
         .await;
-    lake.run(&*source, &names).await.expect("a run");
-    assert_eq!(lake.replay(&stream, "id", &["a", "b"]), loaded(&*source, &stream, "id", &["a", "b"]).await);
+    capture.run(&*source, &names).await.expect("a run");
+    assert_eq!(capture.replay(&stream, "id", &["a", "b"]), loaded(&*source, &stream, "id", &["a", "b"]).await);
     // A session that logs less than it should: what is not in the log is said to be absent.
     database.sql("SET SESSION binlog_row_image = MINIMAL; UPDATE t SET a = 'partly' WHERE id = 1; DELETE FROM t WHERE id = 2").await;
-    lake.run(&*source, &names).await.expect("a run");
-    let Some(Entry::Rows(batch)) = lake.entries[&stream].last() else { panic!("rows") };
+    capture.run(&*source, &names).await.expect("a run");
+    let batch = capture.batches(&stream).last().expect("rows");
     assert_eq!(texts(std::slice::from_ref(batch), "a"), [Some("partly".into()), None]);
     assert_eq!(texts(std::slice::from_ref(batch), "_ingest_absent"), [Some("04".into()), Some("06".into())]);
 }
@@ -473,7 +305,7 @@ async fn a_load_under_fire_and_its_changes_are_the_source_after_restarts() {
         database.sql(&tables.join(";")).await;
         let config = json!({"host": "127.0.0.1", "port": server.port(), "user": "root", "password": PASSWORD, "connect_timeout": "5s"});
         let names: Vec<String> = (0..4).map(|i| format!("{}.t{i}", database.name)).collect();
-        let mut lake = Lake::default();
+        let mut capture = Capture::default();
         for restart in 0..4 {
             let mut client = server.client().await;
             let name = database.name.clone();
@@ -498,7 +330,7 @@ async fn a_load_under_fire_and_its_changes_are_the_source_after_restarts() {
                 }
             });
             let source = open(config.clone()).await.expect("a source");
-            lake.run(&*source, &names).await.expect("a run while rows change");
+            capture.run(&*source, &names).await.expect("a run while rows change");
             if restart % 2 == 1 {
                 server.crash();
                 let _ = writer.await;
@@ -508,10 +340,10 @@ async fn a_load_under_fire_and_its_changes_are_the_source_after_restarts() {
             }
         }
         let source = open(config).await.expect("a source");
-        lake.run(&*source, &names).await.expect("the last run");
+        capture.run(&*source, &names).await.expect("the last run");
         for name in &names {
             let (found, truth) =
-                (lake.replay(name, "id", &["v", "pad"]), loaded(&*source, name, "id", &["v", "pad"]).await);
+                (capture.replay(name, "id", &["v", "pad"]), loaded(&*source, name, "id", &["v", "pad"]).await);
             assert!(found == truth, "{name} on {flavour:?}: {} rows replayed, {} there", found.len(), truth.len());
         }
     }

@@ -1,106 +1,10 @@
 //! Change capture: the log of changes, replayed by its order, is the source. All on the script: a server captures when its own job
 //! comes to it.
 
-use std::collections::BTreeMap;
+use ingest_core::{ErrorKind, Severity, StreamName};
+use ingest_testkit::capture::{Capture, loaded};
 
-use arrow_array::RecordBatch;
-use ingest_core::{
-    Done, ErrorKind, Event, Intent, Json, Mode, PlanRequest, Result, Selected, Severity, Shape, SliceId, Source,
-    Stored, StreamName,
-};
-use ingest_testkit::oracle::{canonical_rows, newest};
-use ingest_testkit::out::Collected;
-use serde_json::Map;
-
-use crate::support::{How, Shop, fails, numbered, run, streams, texts};
-
-/// A lake in small: the change log of each stream, and where each stands.
-#[derive(Default)]
-struct Lake {
-    batches: BTreeMap<String, Vec<RecordBatch>>,
-    positions: BTreeMap<String, BTreeMap<SliceId, Stored>>,
-}
-
-impl Lake {
-    /// One run: plans, loads what is new, follows the changes to their end. `between` happens after the loads.
-    async fn run(&mut self, source: &dyn Source, names: &[String], between: impl AsyncFnOnce()) -> Result<()> {
-        let selected: Vec<&str> = names.iter().map(String::as_str).collect();
-        let selected = streams(source, &selected).await.into_iter().map(|stream| Selected {
-            mode: Mode::Cdc,
-            cursor: None,
-            columns: None,
-            filter: None,
-            positions: self.positions.get(stream.name.as_str()).cloned().unwrap_or_default(),
-            stream,
-        });
-        let request = PlanRequest {
-            streams: selected.collect(),
-            intent: Intent::Here,
-            slice_bytes: 1 << 20,
-            min_slices: 1,
-            interval: None,
-            now: 0,
-        };
-        let plan = source.plan(&request).await?;
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Window) {
-            let mut out = Collected::new();
-            assert_eq!(source.extract(slice, 1, None, &mut out).await?, Done::Complete);
-            self.take(&out, &[]);
-        }
-        for (stream, then) in plan.then {
-            let then = then.into_iter().filter_map(|(id, position)| Some((id, position?)));
-            self.positions.entry(stream.to_string()).or_default().extend(then);
-        }
-        between().await;
-        for slice in plan.slices.iter().filter(|slice| slice.shape == Shape::Feed) {
-            let held = |name: &StreamName| self.positions[name.as_str()].get(&slice.id).cloned();
-            let places: Vec<(StreamName, Option<Stored>)> =
-                slice.streams.iter().map(|name| (name.clone(), held(name))).collect();
-            let lowest = places.iter().filter_map(|(_, at)| at.clone()).min_by(|a, b| a.seq.cmp(&b.seq));
-            let mut out = Collected::new();
-            assert_eq!(source.extract(slice, 1, lowest.as_ref(), &mut out).await?, Done::CaughtUp);
-            self.take(&out, &places);
-            if let Some(mark) = out.last_mark() {
-                for name in &slice.streams {
-                    self.positions.entry(name.to_string()).or_default().insert(slice.id.clone(), mark.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps what came, without what a table holds already.
-    fn take(&mut self, out: &Collected, places: &[(StreamName, Option<Stored>)]) {
-        for event in &out.events {
-            let Event::Rows(stream, batch) = event else { continue };
-            let held = places.iter().find(|(name, _)| name == stream).and_then(|(_, at)| at.as_ref()?.seq.clone());
-            let seqs = texts(std::slice::from_ref(batch), "_ingest_seq");
-            let new = |seq: &Option<String>| held.as_ref().is_none_or(|held| seq.as_deref() > Some(held.as_str()));
-            let first = seqs.iter().position(new).unwrap_or(seqs.len());
-            self.batches.entry(stream.to_string()).or_default().push(batch.slice(first, seqs.len() - first));
-        }
-    }
-
-    /// The newest version of each row, in these columns.
-    fn replay(&self, stream: &str, columns: &[&str]) -> Vec<Vec<Json>> {
-        let rows = self.batches[stream].iter().flat_map(|batch| canonical_rows(batch).expect("rows"));
-        shown(newest(&["id"], rows), columns)
-    }
-}
-
-fn shown(rows: Vec<Map<String, Json>>, columns: &[&str]) -> Vec<Vec<Json>> {
-    let mut rows: Vec<Vec<Json>> = rows
-        .iter()
-        .map(|row| columns.iter().map(|column| row.get(*column).cloned().unwrap_or(Json::Null)).collect())
-        .collect();
-    rows.sort_by_key(|row| row[0].to_string());
-    rows
-}
-
-async fn loaded(source: &dyn Source, stream: &str, columns: &[&str]) -> Vec<Vec<Json>> {
-    let batches = run(source, stream, &mut How::full()).await.expect("a load");
-    shown(batches.iter().flat_map(|batch| canonical_rows(batch).expect("rows")).collect(), columns)
-}
+use crate::support::{Shop, fails, numbered};
 
 /// Statements that set change capture up for tables.
 fn captured(tables: &[&str]) -> String {
@@ -128,15 +32,21 @@ async fn a_load_and_its_changes_are_the_source_on_the_script() {
     let source = shop.open().await;
     let names = [shop.stream("a"), shop.stream("b")];
     let columns = ["id", "name", "price", "at"];
-    let mut lake = Lake::default();
+    let mut capture = Capture::default();
     let during = async || {
         shop.sql("UPDATE $.a SET name = N'während' WHERE id = 7;\nDELETE FROM $.a WHERE id = 8;\nINSERT INTO $.b (id, note) VALUES (101, N'new')").await;
     };
-    lake.run(&*source, &names, during).await.expect("a run");
+    capture.run_while(&*source, &names, during).await.expect("a run");
     for round in 0..3 {
-        let nothing = async || {};
-        assert_eq!(lake.replay(&names[0], &columns), loaded(&*source, &names[0], &columns).await, "round {round}");
-        assert_eq!(lake.replay(&names[1], &["id", "note"]), loaded(&*source, &names[1], &["id", "note"]).await);
+        assert_eq!(
+            capture.replay(&names[0], "id", &columns),
+            loaded(&*source, &names[0], "id", &columns).await,
+            "round {round}"
+        );
+        assert_eq!(
+            capture.replay(&names[1], "id", &["id", "note"]),
+            loaded(&*source, &names[1], "id", &["id", "note"]).await
+        );
         shop.sql(&format!(
             "UPDATE $.a SET id = {} WHERE id = {};\nUPDATE $.a SET price = NULL WHERE id < 20;\nDELETE FROM $.b WHERE id = {round};\nINSERT INTO $.a (id, name) VALUES ({}, N'x')",
             5_000 + round,
@@ -144,11 +54,11 @@ async fn a_load_and_its_changes_are_the_source_on_the_script() {
             9_000 + round
         ))
         .await;
-        lake.run(&*source, &names, nothing).await.expect("a run");
+        capture.run(&*source, &names).await.expect("a run");
     }
-    let ops = texts(&lake.batches[&names[0]], "_ingest_op");
+    let ops = capture.ops(&names[0]);
     for op in ["R", "I", "U", "D"] {
-        assert!(ops.contains(&Some(op.to_owned())), "no {op}");
+        assert!(ops.iter().any(|found| found == op), "no {op}");
     }
 }
 
@@ -157,20 +67,20 @@ async fn changes_of_a_transaction_come_when_it_is_committed_and_in_its_order_on_
     let shop = shop().await;
     let source = shop.open().await;
     let names = [shop.stream("b")];
-    let mut lake = Lake::default();
-    lake.run(&*source, &names, async || {}).await.expect("a run");
-    let rows = lake.batches[&names[0]].len();
+    let mut capture = Capture::default();
+    capture.run(&*source, &names).await.expect("a run");
+    let rows = capture.ops(&names[0]).len();
     let session = shop.session().await;
     session.sql("BEGIN TRANSACTION").await;
     for sql in ["UPDATE $.b SET note = N'first' WHERE id = 1", "UPDATE $.b SET note = N'second' WHERE id = 1"] {
         session.sql(&sql.replace('$', &shop.schema)).await;
     }
     shop.sql("INSERT INTO $.b (id, note) VALUES (200, N'other')").await;
-    lake.run(&*source, &names, async || {}).await.expect("a run");
+    capture.run(&*source, &names).await.expect("a run");
     session.sql("COMMIT").await;
-    lake.run(&*source, &names, async || {}).await.expect("a run");
-    let notes = texts(&lake.batches[&names[0]][rows..], "note");
-    let notes: Vec<&str> = notes.iter().map(|note| note.as_deref().expect("a note")).collect();
+    capture.run(&*source, &names).await.expect("a run");
+    let notes = capture.column(&names[0], "note");
+    let notes: Vec<&str> = notes[rows..].iter().map(|note| note.as_deref().expect("a note")).collect();
     assert_eq!(notes, ["other", "first", "second"]);
 }
 
@@ -179,19 +89,22 @@ async fn many_transactions_are_read_in_parts_that_can_be_resumed_on_the_script()
     let shop = shop().await;
     let source = shop.open().await;
     let names = [shop.stream("b")];
-    let mut lake = Lake::default();
-    lake.run(&*source, &names, async || {}).await.expect("a run");
+    let mut capture = Capture::default();
+    capture.run(&*source, &names).await.expect("a run");
     let updates: Vec<String> =
         (0..2_500).map(|i| format!("UPDATE $.b SET note = N'v{i}' WHERE id = {}", i % 100 + 1)).collect();
     shop.sql(&updates.join(";\n")).await;
     let asked = shop.script().state().statements().len();
-    lake.run(&*source, &names, async || {}).await.expect("a run");
+    capture.run(&*source, &names).await.expect("a run");
     let parts = shop.script().state().statements()[asked..]
         .iter()
         .filter(|sql| sql.contains("fn_cdc_get_all_changes_"))
         .count();
     assert_eq!(parts, 3, "a thousand transactions at a time");
-    assert_eq!(lake.replay(&names[0], &["id", "note"]), loaded(&*source, &names[0], &["id", "note"]).await);
+    assert_eq!(
+        capture.replay(&names[0], "id", &["id", "note"]),
+        loaded(&*source, &names[0], "id", &["id", "note"]).await
+    );
 }
 
 #[tokio::test]
@@ -199,13 +112,12 @@ async fn a_table_that_joins_later_gets_only_what_is_new_to_it_on_the_script() {
     let shop = shop().await;
     let source = shop.open().await;
     let (a, b) = (shop.stream("a"), shop.stream("b"));
-    let mut lake = Lake::default();
-    lake.run(&*source, std::slice::from_ref(&a), async || {}).await.expect("a run");
+    let mut capture = Capture::default();
+    capture.run(&*source, std::slice::from_ref(&a)).await.expect("a run");
     shop.sql("UPDATE $.b SET note = N'before' WHERE id = 1;\nUPDATE $.a SET name = N'before' WHERE id = 1").await;
-    lake.run(&*source, &[a.clone(), b.clone()], async || {}).await.expect("a run");
-    let ops = texts(&lake.batches[&b], "_ingest_op");
-    assert!(ops.iter().all(|op| op.as_deref() == Some("R")), "the change is in the load already");
-    assert_eq!(lake.replay(&a, &["id", "name"]), loaded(&*source, &a, &["id", "name"]).await);
+    capture.run(&*source, &[a.clone(), b.clone()]).await.expect("a run");
+    assert!(capture.ops(&b).iter().all(|op| op == "R"), "the change is in the load already");
+    assert_eq!(capture.replay(&a, "id", &["id", "name"]), loaded(&*source, &a, "id", &["id", "name"]).await);
 }
 
 #[tokio::test]
@@ -216,14 +128,14 @@ async fn a_large_value_that_an_update_leaves_alone_is_absent_and_not_null_on_the
             .await;
     let source = shop.open().await;
     let names = [shop.stream("t")];
-    let mut lake = Lake::default();
-    lake.run(&*source, &names, async || {}).await.expect("a run");
+    let mut capture = Capture::default();
+    capture.run(&*source, &names).await.expect("a run");
     shop.sql("UPDATE $.t SET n = 2 WHERE id = 1;\nUPDATE $.t SET big = NULL WHERE id = 1").await;
-    lake.run(&*source, &names, async || {}).await.expect("a run");
-    let batches = &lake.batches[&names[0]][1..];
-    assert_eq!(texts(batches, "_ingest_absent"), [Some("04".to_owned()), None], "bit 2 is the third column");
-    assert_eq!(texts(batches, "big"), [None, None]);
-    assert_eq!(texts(batches, "n"), [Some("2".to_owned()), Some("2".to_owned())]);
+    capture.run(&*source, &names).await.expect("a run");
+    let came = |column| capture.column(&names[0], column).split_off(1);
+    assert_eq!(came("_ingest_absent"), [Some("04".to_owned()), None], "bit 2 is the third column");
+    assert_eq!(came("big"), [None, None]);
+    assert_eq!(came("n"), [Some("2".to_owned()), Some("2".to_owned())]);
 }
 
 #[tokio::test]
@@ -231,15 +143,15 @@ async fn changes_that_were_cleaned_up_or_a_database_that_was_restored_stop_the_r
     let shop = shop().await;
     let source = shop.open().await;
     let names = [shop.stream("b")];
-    let mut lake = Lake::default();
-    lake.run(&*source, &names, async || {}).await.expect("a run");
+    let mut capture = Capture::default();
+    capture.run(&*source, &names).await.expect("a run");
     shop.sql("UPDATE $.b SET note = N'lost' WHERE id = 1").await;
     shop.script().state().clean_up();
-    let error = fails(lake.run(&*source, &names, async || {}).await);
+    let error = fails(capture.run(&*source, &names).await);
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
-    assert!(error.hint_text().is_some_and(|hint| hint.contains("--full-refresh")), "{error:?}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--resync")), "{error:?}");
     shop.sql("EXEC sys.sp_cdc_enable_db").await;
-    let error = fails(lake.run(&*source, &names, async || {}).await);
+    let error = fails(capture.run(&*source, &names).await);
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
     assert!(error.to_string().contains("restored"), "{error:?}");
 }
@@ -260,7 +172,7 @@ async fn check_lists_what_capture_lacks_with_the_statements_on_the_script() {
     ] {
         assert!(remedies.contains(&remedy), "{remedy} is missing in {remedies:?}");
     }
-    let error = fails(Lake::default().run(&*source, &[shop.stream("a")], async || {}).await);
+    let error = fails(Capture::default().run(&*source, &[shop.stream("a")]).await);
     assert_eq!(error.kind(), ErrorKind::ConfigInvalid, "{error:?}");
     // The statements of the check are those that repair it.
     for remedy in remedies.iter().filter(|remedy| remedy.starts_with("EXEC")) {

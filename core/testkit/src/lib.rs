@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`azurite`] | an Azure Blob server |
+//! | [`capture`] | loads tables, follows their changes, and keeps a log of both |
 //! | [`cassette`] | records an HTTP API once and plays it back for ever |
 //! | [`certificates`] | certificates for servers of tests |
 //! | [`conformance`] | the suite that every connector passes |
@@ -33,6 +34,7 @@
 //! | [`table`] | runs of a connector, and the table that comes of them |
 
 pub mod azurite;
+pub mod capture;
 pub mod cassette;
 pub mod certificates;
 mod exchange;
