@@ -78,7 +78,7 @@ fn classify(code: u32) -> (ErrorKind, Option<&'static str>) {
         313 | 22_985 | 22_981 => (
             K::CheckpointInvalid,
             Some(
-                "the changes behind the position are gone, or not captured any more; `ingest run --full-refresh` loads the stream again",
+                "the changes behind the position are gone, or not captured any more; `ingest run --resync STREAM` loads the stream again",
             ),
         ),
         3952 => (K::ConfigInvalid, Some("ALTER DATABASE … SET ALLOW_SNAPSHOT_ISOLATION ON")),

@@ -20,4 +20,4 @@ mod work;
 
 pub use config::{Clock, SqlServerConfig};
 pub use streams::SqlServer;
-pub use work::{ChangePosition, Edge, Log, Member, Position, Progress, Work};
+pub use work::{ChangePosition, Edge, Log, Member, Position, Progress, TrackedMember, TrackedPosition, Tracking, Work};

@@ -1,6 +1,6 @@
 //! The connector: what each call of the contract does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::Schema;
@@ -15,7 +15,7 @@ use crate::moment::{Moment, Sight};
 use crate::plan::Planner;
 use crate::server::{Server, integer};
 use crate::types::Kind;
-use crate::work::{Log, Position, Work};
+use crate::work::{Log, Position, Tracking, Work};
 use crate::{cdc, check, extract, incremental, select};
 
 /// Streams that are planned together, at one time of the server.
@@ -112,10 +112,10 @@ impl Connector for SqlServer {
         if let Some(log) = &slice.work.log {
             return self.follow(slice, log, from, out).await;
         }
-        let name = slice
-            .streams
-            .first()
-            .ok_or_else(|| Error::unexpected("a slice of this connector belongs to one stream"))?;
+        if let Some(tracking) = &slice.work.tracking {
+            return self.track(slice, tracking, from, out).await;
+        }
+        let name = slice.stream()?;
         let read = async {
             let tables = self.tables_named(&[name]).await?;
             let table = tables.get(name).ok_or_else(missing)?;
@@ -148,23 +148,38 @@ impl SqlServer {
         from: Option<&Position>,
         out: &mut Out<'_, Position>,
     ) -> Result<Done> {
-        let Some(Position::Changes(from)) = from else {
-            return Err(Error::new(
-                ErrorKind::CheckpointInvalid,
-                "cdc: the feed has no place in the log to begin with",
-            )
-            .hint("load the streams again with `ingest run --full-refresh`"));
-        };
+        let Some(Position::Changes(from)) = from else { return Err(no_begin()) };
+        let tables = self.members(slice, &log.members).await?;
+        cdc::feed::follow(cdc::feed::Asked { server: &self.server, tables, from }, out).await
+    }
+
+    /// Reads the rows that change tracking names.
+    async fn track(
+        &self,
+        slice: &Slice<Work>,
+        tracking: &Tracking,
+        from: Option<&Position>,
+        out: &mut Out<'_, Position>,
+    ) -> Result<Done> {
+        let Some(Position::Tracked(from)) = from else { return Err(no_begin()) };
+        let tables = self.members(slice, &tracking.members).await?;
+        cdc::tracked::follow(cdc::tracked::Asked { server: &self.server, tables, from }, out).await
+    }
+
+    /// The tables of a feed, each with what is wanted of it.
+    async fn members<'m, M>(
+        &self,
+        slice: &Slice<Work>,
+        members: &'m BTreeMap<StreamName, M>,
+    ) -> Result<Vec<(Arc<Table>, &'m M)>> {
         let names: Vec<&StreamName> = slice.streams.iter().collect();
         let known = self.tables_named(&names).await?;
         let table = |name: &StreamName| {
             let table = known.get(name).ok_or_else(|| missing().with("stream", name))?;
-            let member =
-                log.members.get(name).ok_or_else(|| Error::unexpected("a slice does not say what it reads"))?;
+            let member = members.get(name).ok_or_else(|| Error::unexpected("a slice does not say what it reads"))?;
             Ok((table.clone(), member))
         };
-        let tables = slice.streams.iter().map(table).collect::<Result<_>>()?;
-        cdc::feed::follow(cdc::feed::Asked { server: &self.server, tables, from }, out).await
+        slice.streams.iter().map(table).collect()
     }
 
     async fn load(&self, selection: &Selection) -> Result<(Vec<Arc<Table>>, Sight)> {
@@ -197,6 +212,11 @@ impl SqlServer {
         self.load(&Selection { select: missing, exclude: Vec::new() }).await?;
         Ok(find())
     }
+}
+
+fn no_begin() -> Error {
+    Error::new(ErrorKind::CheckpointInvalid, "cdc: the feed has no place to begin with")
+        .hint("`ingest run --resync STREAM` loads a stream again")
 }
 
 pub(crate) fn missing() -> Error {

@@ -25,6 +25,9 @@ pub struct Work {
     /// Captured changes instead of a table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<Log>,
+    /// The rows that were changed, as they are now, instead of a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tracking: Option<Tracking>,
     /// What a person should know about this slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
@@ -44,6 +47,22 @@ pub struct Member {
     pub(crate) columns: Option<Vec<String>>,
     /// What it had when the plan was made: the feed itself may begin earlier, for another table.
     pub(crate) from: String,
+}
+
+/// The tracked changes of all tables of a slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    pub(crate) members: BTreeMap<StreamName, TrackedMember>,
+}
+
+/// What is wanted of a tracked table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedMember {
+    /// The columns; `None` = all that the table has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) columns: Option<Vec<String>>,
+    /// What it had when the plan was made: the feed itself may begin earlier, for another table.
+    pub(crate) from: i64,
 }
 
 /// The part of a table.
@@ -90,6 +109,8 @@ pub enum Position {
     Read(Progress),
     /// In the captured changes.
     Changes(ChangePosition),
+    /// Among the versions of tracked rows.
+    Tracked(TrackedPosition),
 }
 
 /// A place between two transactions of the log: everything up to it is read.
@@ -108,6 +129,22 @@ impl ChangePosition {
     }
 }
 
+/// A version of the database: what changed up to it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedPosition {
+    /// Whose version it is.
+    pub(crate) database: String,
+    /// As `CHANGE_TRACKING_CURRENT_VERSION()` counts.
+    pub(crate) version: i64,
+}
+
+impl TrackedPosition {
+    /// Sorts behind all rows of the version.
+    pub(crate) fn seq(&self) -> Seq {
+        Seq::new(format!("{:016x}.~", self.version))
+    }
+}
+
 /// What an incremental stream has read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -122,6 +159,7 @@ impl Cursor for Position {
     fn seq(&self) -> Option<Seq> {
         match self {
             Self::Changes(at) => Some(at.seq()),
+            Self::Tracked(at) => Some(at.seq()),
             Self::Upto(_) | Self::Read(_) => None,
         }
     }
@@ -149,5 +187,11 @@ mod tests {
         };
         let row = Seq::new("0000002a000001f80001.0000002a000001f80003.4");
         assert!(at.seq() > row && at.seq() < Seq::new("0000002a000001f80002.0000002a000001f80003.1"));
+        let Position::Tracked(at) =
+            serde_json::from_str(r#"{"tracked":{"database":"shop","version":41}}"#).expect("version 1")
+        else {
+            panic!("another position")
+        };
+        assert!(at.seq() > Seq::new("0000000000000029.U") && at.seq() < Seq::new("000000000000002a.D"));
     }
 }

@@ -40,8 +40,73 @@ async fn rows(session: &Session, stream: &StreamName) -> Vec<Map<String, Value>>
     found.into_iter().map(row).collect()
 }
 
+/// How the database tells what has changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Captured,
+    Tracked,
+}
+
+impl Way {
+    fn set_up(self) -> String {
+        let table = |table: &str| match self {
+            Self::Captured => format!(
+                "EXEC sys.sp_cdc_enable_table @source_schema = N'$', @source_name = N'{table}', @role_name = NULL"
+            ),
+            Self::Tracked => format!("ALTER TABLE $.{table} ENABLE CHANGE_TRACKING"),
+        };
+        let database = match self {
+            Self::Captured => "EXEC sys.sp_cdc_enable_db",
+            Self::Tracked => "ALTER DATABASE CURRENT SET CHANGE_TRACKING = ON",
+        };
+        let tables = ["kinds", "plain", "nothing"].map(table);
+        format!("{database};\n{}", tables.join(";\n"))
+    }
+
+    /// Set up anew: what was known of changes before is gone.
+    fn again(self) -> String {
+        if self == Self::Captured {
+            let table = |table: &str| {
+                let named = format!("@source_schema = N'$', @source_name = N'{table}'");
+                format!(
+                    "EXEC sys.sp_cdc_disable_table {named}, @capture_instance = N'all';\nEXEC sys.sp_cdc_enable_table {named}, @role_name = NULL"
+                )
+            };
+            return ["kinds", "plain", "nothing"].map(table).join(";\n");
+        }
+        let set = |tables: &[&str], to: &str| {
+            let statements: Vec<String> =
+                tables.iter().map(|table| format!("ALTER TABLE $.{table} {to} CHANGE_TRACKING")).collect();
+            statements.join(";\n")
+        };
+        // The version goes on in between.
+        [
+            set(&["kinds", "nothing"], "DISABLE"),
+            "INSERT INTO $.plain (pad) VALUES ('unseen')".to_owned(),
+            set(&["kinds", "nothing"], "ENABLE"),
+            set(&["plain"], "DISABLE"),
+            "INSERT INTO $.kinds (name) VALUES (N'unseen')".to_owned(),
+            set(&["plain"], "ENABLE"),
+        ]
+        .join(";\n")
+    }
+}
+
 #[tokio::test]
 async fn the_connector_passes_the_conformance_suite() {
+    let (_shop, subject) = subject(Way::Captured).await;
+    let report = conformance::run(subject).await;
+    report.assert_documented(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md"));
+}
+
+#[tokio::test]
+async fn the_connector_passes_the_conformance_suite_with_change_tracking() {
+    let (_shop, subject) = subject(Way::Tracked).await;
+    conformance::run(subject).await.assert_passed();
+}
+
+/// The server must live as long as it is used.
+async fn subject(way: Way) -> (Shop, Subject) {
     let kinds = numbered("$.kinds", "flag, amount, name, day, ratio, doc", 1_500, |i| {
         let day = format!("N'20{:02}-{:02}-{:02}'", i % 90, i % 12 + 1, i % 28 + 1);
         format!("{}, {}.{:02}, N'näme {i}', {day}, {i}.25, N'<i>{i}</i>'", i % 2, i / 7, i % 100)
@@ -53,13 +118,11 @@ async fn the_connector_passes_the_conformance_suite() {
          {kinds};
          CREATE TABLE $.plain (id int IDENTITY PRIMARY KEY, pad varchar(50), changed rowversion);
          {};
-         CREATE TABLE $.nothing (note int);
-         EXEC sys.sp_cdc_enable_db;
+         CREATE TABLE $.nothing (note int{});
          {}",
         numbered("$.plain", "pad", 800, |_| format!("'{}'", "x".repeat(50))),
-        ["kinds", "plain", "nothing"].map(|table| {
-            format!("EXEC sys.sp_cdc_enable_table @source_schema = N'$', @source_name = N'{table}', @role_name = NULL")
-        }).join(";\n"),
+        if way == Way::Tracked { " PRIMARY KEY" } else { "" },
+        way.set_up(),
     )
     .replace(";\n         ", ";\n"))
     .await;
@@ -75,15 +138,7 @@ async fn the_connector_passes_the_conformance_suite() {
             "INSERT INTO {schema}.kinds (name) VALUES (N'{name}'), (N'{name}'), (N'{name}');\nINSERT INTO {schema}.plain (pad) VALUES ('{name}')"
         )
     };
-    // Captured anew: what was captured before is gone.
-    let again: Vec<String> = ["kinds", "plain", "nothing"]
-        .iter()
-        .map(|table| {
-            let named = format!("@source_schema = N'{schema}', @source_name = N'{table}'");
-            format!("EXEC sys.sp_cdc_disable_table {named}, @capture_instance = N'all';\nEXEC sys.sp_cdc_enable_table {named}, @role_name = NULL")
-        })
-        .collect();
-    let again = again.join(";\n");
+    let again = way.again().replace('$', &schema);
     let password = shop.config["password"].as_str().expect("a password").to_owned();
     let subject = Subject::new(Builtin::<Connector>::new(), shop.config.clone())
         .streams(&[&format!("{schema}.*")])
@@ -104,6 +159,5 @@ async fn the_connector_passes_the_conformance_suite() {
             statements(&late, "COMMIT".to_owned()),
         )
         .lose_log(statements(&writer, again));
-    let report = conformance::run(subject).await;
-    report.assert_documented(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/connectors.md"));
+    (shop, subject)
 }

@@ -6,5 +6,6 @@ mod changes;
 mod conformance;
 mod loads;
 mod support;
+mod tracking;
 mod types;
 mod windows;

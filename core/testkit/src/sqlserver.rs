@@ -15,10 +15,12 @@
 mod capture;
 mod catalog;
 mod eval;
+mod lex;
 mod parse;
 mod state;
 mod tls;
 mod tokens;
+mod tracking;
 mod value;
 
 use std::io;

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
 use ingest_core::{Done, Error, ErrorKind, Out, Result};
 use ingest_sql::Dialect;
-use tiberius::{ColumnData, QueryItem, Row};
+use tiberius::{ColumnData, Row};
 
 use super::log::{self, Instance, Lsn};
+use super::take::{Taken, is_null};
 use crate::builder::{Change, Rows};
 use crate::catalog::{Column, Table};
 use crate::cells::hex;
-use crate::faults;
 use crate::select::known;
 use crate::server::{Connection, Server, integer};
 use crate::work::{ChangePosition, Member, Position};
@@ -60,7 +59,7 @@ pub(crate) async fn follow(asked: Asked<'_>, out: &mut Out<'_, Position>) -> Res
 async fn expect(connection: &mut Connection, from: &ChangePosition) -> Result<Lsn> {
     let lost = |message: &str| {
         Error::new(ErrorKind::CheckpointInvalid, message.to_owned())
-            .hint("see which database it is; `ingest run --full-refresh` loads the streams again")
+            .hint("see which database it is; `ingest run --resync STREAM` loads a stream again")
     };
     if connection.facts.database != from.database {
         return Err(lost("cdc: the position is of another database")
@@ -86,7 +85,7 @@ fn choose<'a>(instances: &'a [Instance], after: &str) -> Result<&'a Instance> {
             _ => "cdc: changes behind the position are gone: they were cleaned up, or capture was set up anew",
         };
         Error::new(ErrorKind::CheckpointInvalid, what)
-            .hint("`ingest run --full-refresh` loads the stream again; EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080 keeps changes for a week")
+            .hint("`ingest run --resync STREAM` loads it again; EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080 keeps changes for a week")
     })
 }
 
@@ -109,31 +108,9 @@ struct Wanted<'a> {
 impl Part<'_> {
     async fn read(&self, server: &Server, connection: &mut Connection, out: &mut Out<'_, Position>) -> Result<()> {
         let (wanted, sql) = self.statement()?;
-        let session = connection.facts.session;
-        let opened = server.patient(session, connection.client().simple_query(sql)).await?;
-        let mut answer = opened.map_err(|e| faults::error(ATTEMPTED, e))?;
-        let most = usize::try_from(server.config().max_row_bytes.0).unwrap_or(usize::MAX);
-        let mut rows = Rows::of_changes(wanted.iter().map(|wanted| wanted.column), most);
-        let mut size = out.batch_bytes();
-        loop {
-            let next = match answer.next().now_or_never() {
-                Some(next) => next,
-                None => server.patient(session, answer.next()).await?,
-            };
-            let Some(item) = next else { break };
-            let QueryItem::Row(row) = item.map_err(|e| faults::error(ATTEMPTED, e))? else { continue };
-            push(&mut rows, &row, &wanted)?;
-            if rows.bytes() >= size {
-                if let Some(batch) = rows.finish()? {
-                    out.rows(&self.table.stream, batch).await?;
-                }
-                size = out.batch_bytes();
-            }
-        }
-        match rows.finish()? {
-            Some(batch) => out.rows(&self.table.stream, batch).await,
-            None => Ok(()),
-        }
+        let columns = wanted.iter().map(|wanted| wanted.column);
+        let taken = Taken { server, stream: &self.table.stream, attempted: ATTEMPTED };
+        taken.rows(connection, sql, columns, |rows, row| push(rows, row, &wanted), out).await
     }
 
     /// The statement, and what its columns are. Both ends of the function's range belong to it.
@@ -214,29 +191,6 @@ fn is_set(mask: &[u8], ordinal: usize) -> bool {
 fn is_large(column: &Column) -> bool {
     let old = ["text", "ntext", "image", "xml", "geometry", "geography", "json"];
     column.unbounded || old.contains(&column.declared.as_str())
-}
-
-fn is_null(value: &ColumnData<'_>) -> bool {
-    match value {
-        ColumnData::U8(value) => value.is_none(),
-        ColumnData::I16(value) => value.is_none(),
-        ColumnData::I32(value) => value.is_none(),
-        ColumnData::I64(value) => value.is_none(),
-        ColumnData::F32(value) => value.is_none(),
-        ColumnData::F64(value) => value.is_none(),
-        ColumnData::Bit(value) => value.is_none(),
-        ColumnData::String(value) => value.is_none(),
-        ColumnData::Guid(value) => value.is_none(),
-        ColumnData::Binary(value) => value.is_none(),
-        ColumnData::Numeric(value) => value.is_none(),
-        ColumnData::Xml(value) => value.is_none(),
-        ColumnData::DateTime(value) => value.is_none(),
-        ColumnData::SmallDateTime(value) => value.is_none(),
-        ColumnData::Time(value) => value.is_none(),
-        ColumnData::Date(value) => value.is_none(),
-        ColumnData::DateTime2(value) => value.is_none(),
-        ColumnData::DateTimeOffset(value) => value.is_none(),
-    }
 }
 
 #[cfg(test)]

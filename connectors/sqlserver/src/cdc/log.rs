@@ -42,7 +42,7 @@ pub(crate) fn next(lsn: &str) -> Result<Lsn> {
     let next = number.and_then(|number| number.checked_add(1)).map(|number| format!("{number:020x}"));
     next.filter(|next| next.len() == DIGITS).ok_or_else(|| {
         Error::new(ErrorKind::CheckpointInvalid, "cdc: the position is no place in the log")
-            .hint("load the streams again with `ingest run --full-refresh`")
+            .hint("`ingest run --resync STREAM` loads a stream again")
     })
 }
 
@@ -112,11 +112,14 @@ const RETENTION: &str =
 /// Azure SQL Database and its kin have no Agent: the service runs the jobs.
 const AZURE: i64 = 5;
 /// Minutes; a run a day with a day's delay.
-const LEAST_RETENTION: i64 = 2 * 1_440;
+pub(crate) const LEAST_RETENTION: i64 = 2 * 1_440;
 
 /// Everything that keeps changes of these streams from being captured, and what soon may.
 pub(crate) async fn missing(connection: &mut Connection, streams: &[StreamName]) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
+    if streams.is_empty() {
+        return Ok(missing);
+    }
     let mut say = |stream: Option<&StreamName>, kind, what: &str, remedy: String| {
         missing.push(Missing { stream: stream.cloned(), kind, what: what.to_owned(), remedy });
     };
@@ -197,7 +200,7 @@ fn enable(stream: &StreamName) -> String {
 }
 
 /// What an account may not ask is not known.
-fn allowed<T>(answered: Result<T>) -> Result<Option<T>> {
+pub(crate) fn allowed<T>(answered: Result<T>) -> Result<Option<T>> {
     match answered {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
         other => other.map(Some),

@@ -39,6 +39,22 @@ pub(super) struct Change {
 }
 
 impl Change {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn cells(&self) -> &[Value] {
+        &self.cells
+    }
+
+    pub(super) fn is_insert(&self) -> bool {
+        self.operation == 2
+    }
+
+    pub(super) fn is_delete(&self) -> bool {
+        self.operation == 1
+    }
+
     pub(super) fn inserted(path: &Path, cells: &[Value]) -> Self {
         Self { path: path.clone(), operation: 2, set: None, cells: cells.to_vec() }
     }
@@ -80,8 +96,9 @@ fn number(bytes: &[u8]) -> Option<u64> {
 const LSN: Type = Type::Binary(10);
 
 impl State {
-    /// Forgets the changes so far, as the cleanup job does.
+    /// Forgets the changes so far, as the cleanup job does, and that of tracking.
     pub fn clean_up(&mut self) {
+        self.forget_tracked();
         let least = self.log.last + 1;
         for capture in self.tables.values_mut().filter_map(|table| table.capture.as_mut()) {
             capture.least = least;
@@ -106,6 +123,7 @@ impl State {
     }
 
     fn commit(&mut self, changes: Vec<Change>) {
+        self.track(&changes);
         if changes.is_empty() || !self.log.enabled {
             return;
         }

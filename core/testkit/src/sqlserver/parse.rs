@@ -1,17 +1,9 @@
 //! The part of Transact-SQL that the connector and its tests speak.
 
+use super::lex::{Token, tokens, wrong};
 use super::state::Fault;
+use super::tracking::{Changes, Track};
 use super::value::{Type, Value, parse_decimal};
-
-#[derive(Debug, Clone, PartialEq)]
-enum Token {
-    /// A word, or a name in brackets.
-    Word(String, bool),
-    Text(String),
-    Number(String),
-    Bytes(Vec<u8>),
-    Symbol(&'static str),
-}
 
 #[derive(Debug, Clone)]
 pub(super) enum Expr {
@@ -76,6 +68,7 @@ pub(super) enum Statement {
     Rollback,
     /// A procedure and its arguments.
     Exec(String, Vec<(String, Expr)>),
+    Track(Track),
     Select(Select),
 }
 
@@ -83,15 +76,13 @@ pub(super) struct Select {
     pub(super) top: Option<usize>,
     pub(super) list: Vec<Expr>,
     pub(super) from: Option<Path>,
+    /// Its changed rows instead of all.
+    pub(super) tracked: Option<Changes>,
     /// Of the function that gives the rows.
     pub(super) arguments: Vec<Expr>,
     pub(super) condition: Option<Condition>,
     /// And whether it descends.
     pub(super) order: Option<(String, bool)>,
-}
-
-fn wrong(near: &str) -> Fault {
-    Fault::error(102, &format!("Incorrect syntax near '{near}'."))
 }
 
 /// Reads a batch.
@@ -104,62 +95,6 @@ pub(super) fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
         }
     }
     Ok(statements)
-}
-
-const SYMBOLS: [&str; 14] = ["<>", "<=", ">=", "(", ")", ",", ".", ";", "=", "<", ">", "*", "-", "+"];
-
-fn tokens(sql: &str) -> Result<Vec<Token>, Fault> {
-    let mut rest = sql;
-    let mut tokens = Vec::new();
-    while let Some(c) = rest.chars().next() {
-        if c.is_whitespace() {
-            rest = rest.trim_start();
-        } else if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment.split_once('\n').map_or("", |(_, rest)| rest);
-        } else if c == '[' || c == '\'' || rest.starts_with("N'") {
-            let close = if c == '[' { ']' } else { '\'' };
-            let inner = &rest[if c == 'N' { 2 } else { 1 }..];
-            let (text, after) = quoted(inner, close).ok_or_else(|| Fault::error(105, "Unclosed quotation mark"))?;
-            tokens.push(if c == '[' { Token::Word(text, true) } else { Token::Text(text) });
-            rest = after;
-        } else if let Some(digits) = rest.strip_prefix("0x") {
-            let end = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len());
-            let byte = |i: usize| u8::from_str_radix(&digits[i..i + 2], 16).map_err(|_| wrong("0x"));
-            tokens.push(Token::Bytes((0..end / 2).map(|i| byte(i * 2)).collect::<Result<_, _>>()?));
-            rest = &digits[end..];
-        } else if c.is_ascii_digit() {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            tokens.push(Token::Number(rest[..end].to_owned()));
-            rest = &rest[end..];
-        } else if c.is_alphabetic() || c == '_' || c == '@' {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '@').unwrap_or(rest.len());
-            tokens.push(Token::Word(rest[..end].to_owned(), false));
-            rest = &rest[end..];
-        } else {
-            let symbol =
-                SYMBOLS.into_iter().find(|symbol| rest.starts_with(symbol)).ok_or_else(|| wrong(&c.to_string()))?;
-            tokens.push(Token::Symbol(symbol));
-            rest = &rest[symbol.len()..];
-        }
-    }
-    Ok(tokens)
-}
-
-/// A text up to its closing quote, which stands doubled inside, and what follows.
-fn quoted(text: &str, close: char) -> Option<(String, &str)> {
-    let mut inner = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        if c != close {
-            inner.push(c);
-        } else if text[at + 1..].starts_with(close) {
-            inner.push(c);
-            chars.next();
-        } else {
-            return Some((inner, &text[at + 1..]));
-        }
-    }
-    None
 }
 
 struct Parser {
@@ -236,9 +171,7 @@ impl Parser {
 
     fn statement(&mut self) -> Result<Statement, Fault> {
         if self.word("SET") {
-            while self.peek().is_some_and(|token| *token != Token::Symbol(";")) {
-                self.at += 1;
-            }
+            self.rest();
             return Ok(Statement::Set);
         }
         if self.words(&["CREATE", "TABLE"]) {
@@ -255,6 +188,18 @@ impl Parser {
             self.words(&["ON"]);
             let table = self.path()?;
             return Ok(Statement::Index { table, unique, columns: self.names()? });
+        }
+        if self.words(&["ALTER", "DATABASE"]) {
+            return self.track_database();
+        }
+        if self.words(&["ALTER", "TABLE"]) {
+            let path = self.path()?;
+            let on = self.word("ENABLE");
+            self.rest();
+            return Ok(Statement::Track(Track::Table { path, on }));
+        }
+        if self.words(&["TRUNCATE", "TABLE"]) {
+            return Ok(Statement::Track(Track::Truncate(self.path()?)));
         }
         if self.words(&["DROP", "TABLE"]) {
             return Ok(Statement::Drop(self.path()?));
@@ -309,6 +254,69 @@ impl Parser {
             return self.select().map(Statement::Select);
         }
         Err(wrong(&format!("{:?}", self.peek())))
+    }
+
+    /// Passes over what is left of the statement.
+    fn rest(&mut self) -> &[Token] {
+        let start = self.at;
+        while self.peek().is_some_and(|token| *token != Token::Symbol(";")) {
+            self.at += 1;
+        }
+        &self.tokens[start..self.at]
+    }
+
+    /// `… SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 2 DAYS)`.
+    fn track_database(&mut self) -> Result<Statement, Fault> {
+        self.name()?;
+        if !self.words(&["SET", "CHANGE_TRACKING"]) {
+            return Err(wrong("ALTER DATABASE"));
+        }
+        let rest = self.rest();
+        let is_word = |token: &Token, word: &str| matches!(token, Token::Word(found, _) if found == word);
+        let on = !rest.iter().any(|token| is_word(token, "OFF"));
+        let minutes = rest.windows(2).find_map(|pair| match pair {
+            [Token::Number(number), unit] if is_word(unit, "DAYS") => number.parse().ok().map(|days: i64| days * 1_440),
+            [Token::Number(number), unit] if is_word(unit, "HOURS") => number.parse().ok().map(|hours: i64| hours * 60),
+            [Token::Number(number), _] => number.parse().ok(),
+            _ => None,
+        });
+        Ok(Statement::Track(Track::Database { on, minutes }))
+    }
+
+    /// `(SELECT … FROM CHANGETABLE(CHANGES t, version) AS x) AS c LEFT JOIN t AS t ON …`, behind its parenthesis.
+    fn tracked(&mut self) -> Result<(Path, Changes), Fault> {
+        self.word("SELECT");
+        let names = self.list(|parser| {
+            let name = parser.name()?;
+            Ok((name, parser.alias()?))
+        })?;
+        if !self.words(&["FROM", "CHANGETABLE"]) {
+            return Err(wrong("FROM"));
+        }
+        self.expect("(")?;
+        self.word("CHANGES");
+        let path = self.path()?;
+        self.expect(",")?;
+        let Token::Number(after) = self.next()? else { return Err(wrong("CHANGES")) };
+        let after = after.parse().map_err(|_| wrong(&after))?;
+        self.expect(")")?;
+        self.alias()?;
+        self.expect(")")?;
+        self.alias()?;
+        if !self.words(&["LEFT", "JOIN"]) || self.path()? != path {
+            return Err(wrong("JOIN"));
+        }
+        self.alias()?;
+        if !self.word("ON") {
+            return Err(wrong("ON"));
+        }
+        // That the keys are equal.
+        self.or()?;
+        Ok((path, Changes { after, names }))
+    }
+
+    fn alias(&mut self) -> Result<String, Fault> {
+        if self.word("AS") { self.name() } else { Err(wrong("AS")) }
     }
 
     fn table(&mut self) -> Result<Statement, Fault> {
@@ -388,7 +396,15 @@ impl Parser {
             self.expect(")")?;
         }
         let list = self.list(Self::expr)?;
-        let from = if self.word("FROM") { Some(self.path()?) } else { None };
+        let (mut from, mut tracked) = (None, None);
+        if self.word("FROM") {
+            if self.symbol("(") {
+                let (path, changes) = self.tracked()?;
+                (from, tracked) = (Some(path), Some(changes));
+            } else {
+                from = Some(self.path()?);
+            }
+        }
         let mut arguments = Vec::new();
         if from.is_some() && self.symbol("(") {
             arguments = self.list(Self::expr)?;
@@ -403,7 +419,7 @@ impl Parser {
                 self.name()?;
             }
         }
-        Ok(Select { top, list, from, arguments, condition, order })
+        Ok(Select { top, list, from, tracked, arguments, condition, order })
     }
 
     fn filter(&mut self) -> Result<Option<Condition>, Fault> {
@@ -450,7 +466,11 @@ impl Parser {
         // A method of a value: `[c].ToString()`.
         while self.symbol(".") {
             let name = self.name()?;
-            self.expect("(")?;
+            if !self.symbol("(") {
+                // What stands before the point is the table's name.
+                expr = Expr::Column(name);
+                continue;
+            }
             self.expect(")")?;
             expr = Expr::Call(name, vec![expr]);
         }

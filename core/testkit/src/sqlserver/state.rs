@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::capture::{Capture, Change, Log};
 use super::eval::{Scope, holds, type_of, value_of};
 use super::parse::{ColumnDef, Condition, Expr, Path, Select, Statement, parse};
+use super::tracking::{Tracked, Tracking};
 use super::value::{Type, Value, coerce, compare};
 
 /// What goes wrong with a statement.
@@ -78,7 +79,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    fn seen_by(&self, session: u64) -> bool {
+    pub(super) fn seen_by(&self, session: u64) -> bool {
         self.by.is_none_or(|by| by == session) && self.deleted.is_none_or(|by| by != session)
     }
 }
@@ -91,6 +92,7 @@ pub(super) struct Table {
     pub(super) indexes: Vec<(String, bool, Vec<String>)>,
     pub(super) rows: Vec<Version>,
     pub(super) capture: Option<Capture>,
+    pub(super) tracked: Option<Tracked>,
     pub(super) next: i64,
 }
 
@@ -132,8 +134,11 @@ pub struct State {
     version: u64,
     faults: VecDeque<(String, Fault)>,
     statements: Vec<String>,
+    cleanup: Option<String>,
     /// What change capture keeps of the log.
     pub(super) log: Log,
+    /// The versions by which rows are tracked.
+    pub(super) tracking: Tracking,
     /// Accounts and their passwords.
     pub(super) logins: BTreeMap<String, String>,
     /// The access token that is accepted.
@@ -159,7 +164,9 @@ impl Default for State {
             version: 2_000,
             faults: VecDeque::new(),
             statements: Vec::new(),
+            cleanup: None,
             log: Log::default(),
+            tracking: Tracking::default(),
             logins: BTreeMap::from([(super::USER.to_owned(), super::PASSWORD.to_owned())]),
             token: super::TOKEN.to_owned(),
             snapshot: true,
@@ -177,6 +184,11 @@ impl State {
         self.faults.push_back((statement.to_owned(), fault));
     }
 
+    /// Changes are forgotten while the next statement that holds this text is answered.
+    pub fn clean_up_at(&mut self, statement: &str) {
+        self.cleanup = Some(statement.to_owned());
+    }
+
     /// The statements that were answered, in order.
     pub fn statements(&self) -> &[String] {
         &self.statements
@@ -189,6 +201,9 @@ impl State {
             && let Some((_, fault)) = self.faults.remove(at)
         {
             return Err(fault);
+        }
+        if self.cleanup.take_if(|part| sql.contains(part.as_str())).is_some() {
+            self.clean_up();
         }
         if let Some(answered) = self.catalog(session, sql) {
             return answered.map(|output| vec![output]);
@@ -237,6 +252,7 @@ impl State {
                 self.transactions.insert(session);
             }
             Statement::Exec(name, arguments) => self.procedure(&name, &arguments)?,
+            Statement::Track(track) => self.set_tracking(track)?,
             Statement::Commit => self.end(session, true),
             Statement::Rollback => self.end(session, false),
             Statement::Select(select) => return self.select(session, &select).map(Some),
@@ -374,8 +390,9 @@ impl State {
     }
 
     fn select(&mut self, session: u64, select: &Select) -> Result<Output, Fault> {
-        let given = match &select.from {
-            Some(path) if path.0 == "cdc" => self.changes(&path.1, &select.arguments)?,
+        let given = match (&select.from, &select.tracked) {
+            (Some(path), Some(changes)) => self.tracked_rows(session, path, changes)?,
+            (Some(path), None) if path.0 == "cdc" => self.changes(&path.1, &select.arguments)?,
             _ => Table::default(),
         };
         let table = match &select.from {
@@ -383,6 +400,7 @@ impl State {
             Some(path) if self.denied.contains(&format!("{}.{}", path.0, path.1)) => {
                 return Err(Fault::error(229, "The SELECT permission was denied on the object."));
             }
+            Some(_) if select.tracked.is_some() => &given,
             Some(path) => self.tables.get(path).ok_or_else(|| missing(path))?,
             None => &given,
         };
