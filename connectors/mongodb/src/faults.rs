@@ -79,7 +79,7 @@ fn untrusted() -> Error {
 }
 
 fn refused(attempted: &str, fault: &CommandError, cause: &mongodb::error::Error) -> Error {
-    let lost = "load the streams again with `ingest run --full-refresh`";
+    let lost = "load each stream again with `ingest run --resync STREAM`";
     let (kind, hint) = match fault.code {
         18 | 11 | 8_000 => return wrong_account(&cause.kind),
         13 => (

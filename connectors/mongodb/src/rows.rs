@@ -251,7 +251,7 @@ fn all_but_key(columns: &[Column]) -> Vec<u8> {
 fn other_id(kind: Kind) -> Error {
     Error::new(ErrorKind::SchemaChanged, "a document has an _id of another type than its column")
         .with("type", kind)
-        .hint("set `types: {STREAM: {_id: json}}` of the source, which holds every _id, and load the stream again with `ingest run --full-refresh`")
+        .hint("set `types: {STREAM: {_id: json}}` of the source, which holds every _id, and load the stream again with `ingest run --resync STREAM`")
 }
 
 /// A value as a column of this kind takes it; `None` where it does not.

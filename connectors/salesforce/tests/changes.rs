@@ -314,7 +314,7 @@ async fn stand_in_a_replay_id_that_is_too_old_and_a_change_without_names_stop_wi
     let old = table.run(changes.source().await.as_ref(), "Account", usize::MAX).await.expect_err("too old");
     for error in [many, old] {
         assert_eq!(error.kind(), ErrorKind::CheckpointInvalid, "{error:?}");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("--full-refresh")), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--resync")), "{error:?}");
     }
 }
 

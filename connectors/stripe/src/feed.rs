@@ -79,7 +79,7 @@ impl Place {
         match position {
             Position::Events { through, nth, seen } => Ok(Self { through: *through, nth: *nth, seen: seen.clone() }),
             _ => Err(Error::new(ErrorKind::CheckpointInvalid, "the event feed stands at a position of another kind")
-                .hint("load the streams again with `ingest run --full-refresh`")),
+                .hint("load each stream again with `ingest run --resync STREAM`")),
         }
     }
 
@@ -165,7 +165,7 @@ impl Feed<'_> {
                 Ok(body) => body,
                 Err(error) if error.kind() == ErrorKind::NotFound && after.is_some() => {
                     return Err(Error::new(ErrorKind::CheckpointInvalid, "events grew too old while they were read")
-                        .hint("load the streams again with `ingest run --full-refresh`")
+                        .hint("load each stream again with `ingest run --resync STREAM`")
                         .caused_by(error));
                 }
                 Err(error) => return Err(error.with("stream", "events")),

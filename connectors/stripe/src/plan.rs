@@ -233,7 +233,7 @@ pub(crate) fn kept(now: i64, through: i64) -> Result<()> {
     Err(Error::new(ErrorKind::CheckpointInvalid, "the checkpoint is older than the events that Stripe keeps")
         .with("days", (now - through) / 86_400)
         .with("days_kept", 30)
-        .hint("changes in between cannot be read any more: load the stream again with `ingest run --full-refresh --select STREAM`"))
+        .hint("changes in between cannot be read any more: load the stream again with `ingest run --resync STREAM`"))
 }
 
 fn seconds(span: std::time::Duration) -> i64 {
@@ -310,7 +310,7 @@ mod tests {
         let error = plan(&config(), NOW, &request(vec![stream])).expect_err("a hole");
         assert_eq!(error.kind(), ErrorKind::CheckpointInvalid);
         assert!(error.to_string().contains("charges"), "{error}");
-        assert!(error.hint_text().expect("a remedy").contains("--full-refresh"));
+        assert!(error.hint_text().expect("a remedy").contains("--resync"));
     }
 
     #[test]

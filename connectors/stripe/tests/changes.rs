@@ -221,7 +221,7 @@ async fn stand_in_a_feed_older_than_the_events_stops_with_the_remedy() {
     let error = lake.run(&lab.open().await, &["customers"]).await.expect_err("a hole");
     assert_eq!(error.kind(), ErrorKind::CheckpointInvalid);
     assert!(error.to_string().contains("customers"), "{error}");
-    assert!(error.hint_text().unwrap().contains("--full-refresh"));
+    assert!(error.hint_text().unwrap().contains("--resync"));
 }
 
 #[tokio::test]

@@ -271,7 +271,7 @@ impl Feed {
                 "cdc: a collection was renamed, from or to a name that is captured",
             )
             .with("stream", &self.captured[place].stream)
-            .hint("load the stream again with `ingest run --full-refresh`, or leave it out"))
+            .hint("`ingest run --resync STREAM` loads the stream again; or leave it out"))
         })
     }
 

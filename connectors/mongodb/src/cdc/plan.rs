@@ -66,7 +66,7 @@ pub(crate) fn expect_scope(position: &Position, scope: &str) -> Result<()> {
             Err(Error::new(ErrorKind::CheckpointInvalid, "cdc: the position is one of another replica set or database")
                 .with("was", &at.scope)
                 .with("is", scope)
-                .hint("correct `uri` and `database`, or load the streams again with `ingest run --full-refresh`"))
+                .hint("correct `uri` and `database`, or load each stream again with `ingest run --resync STREAM`"))
         }
         _ => Err(crate::select::foreign()),
     }

@@ -223,7 +223,7 @@ impl Feed<'_> {
                     ErrorKind::CheckpointInvalid,
                     "cdc: so much changed at once that the source does not name the records",
                 )
-                .hint("load the stream again with `ingest run --full-refresh`"));
+                .hint("load the stream again with `ingest run --resync STREAM`"));
             }
             Change::Create | Change::Undelete if is_whole => "I",
             Change::Update if is_whole => "U",

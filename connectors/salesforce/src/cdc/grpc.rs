@@ -290,7 +290,7 @@ fn ended(trailers: &HeaderMap) -> Result<()> {
             ErrorKind::CheckpointInvalid,
             "cdc: the source does not keep changes from this position on any more",
         )
-        .hint("changes are kept for 72 hours: load the stream again with `ingest run --full-refresh`"),
+        .hint("changes are kept for 72 hours: load the stream again with `ingest run --resync STREAM`"),
         "16" => Error::new(ErrorKind::Unauthenticated, "cdc: the Pub/Sub API refused the session")
             .hint("the session was refused, and a new one as well: check the user and the app"),
         "7" => Error::new(ErrorKind::PermissionDenied, "cdc: the user may not read changes of the object")
