@@ -1,6 +1,7 @@
 //! Tests against a genuine PostgreSQL server.
 
 mod access;
+mod changes;
 mod faults;
 mod loads;
 mod support;

@@ -158,12 +158,9 @@ impl Capture {
         self.batches(stream).flat_map(|batch| texts(std::slice::from_ref(batch), column)).collect()
     }
 
-    /// What happened, row by row: `R`, `I`, `U`, `D`.
-    ///
-    /// # Panics
-    /// When a row does not say it.
+    /// What happened, row by row: `R`, `I`, `U`, `D`. A row that does not say it was loaded.
     pub fn ops(&self, stream: &str) -> Vec<String> {
-        self.column(stream, "_ingest_op").into_iter().map(|op| op.expect("what happened")).collect()
+        self.column(stream, "_ingest_op").into_iter().map(|op| op.unwrap_or_else(|| "R".to_owned())).collect()
     }
 
     /// The places of all changes in the log.
@@ -172,10 +169,10 @@ impl Capture {
         both.filter_map(|(seq, op)| seq.filter(|_| op != "R")).collect()
     }
 
-    /// The last state of each row by its key, as text of these columns.
+    /// The last state of each row by its key, as text of these columns. Rows without an order were loaded, before all changes.
     ///
     /// # Panics
-    /// When a row has no order or no key, or when one change came twice.
+    /// When a row has no key, a change has no order, or one came twice.
     pub fn replay(&self, stream: &str, key: &str, columns: &[&str]) -> Rows {
         let mut rows: Vec<(String, String, String, Vec<Option<String>>)> = Vec::new();
         for entry in self.entries.get(stream).into_iter().flatten() {
@@ -187,10 +184,12 @@ impl Capture {
             let (seqs, keys, ops) = (of("_ingest_seq"), of(key), of("_ingest_op"));
             let values: Vec<_> = columns.iter().map(|column| of(column)).collect();
             for row in 0..batch.num_rows() {
+                let op = ops[row].clone().unwrap_or_else(|| "R".to_owned());
+                assert!(op == "R" || seqs[row].is_some(), "{stream}: a change without an order");
                 rows.push((
-                    seqs[row].clone().expect("an order"),
+                    seqs[row].clone().unwrap_or_default(),
                     keys[row].clone().expect("a key"),
-                    ops[row].clone().expect("what happened"),
+                    op,
                     values.iter().map(|column| column[row].clone()).collect(),
                 ));
             }

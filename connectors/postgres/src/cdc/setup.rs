@@ -61,10 +61,11 @@ async fn make(
         Some(_) if !lacking.is_empty() => statements.push(slot::add_tables(config, &lacking)?),
         Some(_) => {}
     }
+    let create = slot::create_slot(config, connection.version(), state.is_replica)?;
     match &state.slot {
-        Some(found) if found.is_lost => statements.extend([slot::drop_slot(config)?, slot::create_slot(config)?]),
+        Some(found) if found.is_lost => statements.extend([slot::drop_slot(config)?, create]),
         Some(_) => {}
-        None => statements.push(slot::create_slot(config)?),
+        None => statements.push(create),
     }
     Ok(statements)
 }

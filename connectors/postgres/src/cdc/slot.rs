@@ -41,9 +41,14 @@ pub(crate) fn add_tables(config: &PostgresConfig, tables: &[&Table]) -> Result<S
     Ok(format!("ALTER PUBLICATION {} ADD TABLE {}", SQL.name(&config.publication)?, paths.join(", ")))
 }
 
-/// What creates the slot, as SQL.
-pub(crate) fn create_slot(config: &PostgresConfig) -> Result<String> {
-    Ok(format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", SQL.text(&config.slot)?))
+/// A slot can be carried over to standbys from this version on.
+const FAILOVER_VERSION: u32 = 170_000;
+
+/// What creates the slot, as SQL. Standbys take it over, where the server can have that: it is no standby itself.
+pub(crate) fn create_slot(config: &PostgresConfig, version: u32, is_replica: bool) -> Result<String> {
+    let failover = if version >= FAILOVER_VERSION && !is_replica { ", failover => true" } else { "" };
+    let name = SQL.text(&config.slot)?;
+    Ok(format!("SELECT pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput'{failover})"))
 }
 
 /// What drops the slot, as SQL.
@@ -84,7 +89,12 @@ pub(crate) async fn make(server: &Arc<Server>, temporary: bool) -> Result<Made> 
     } else {
         config.slot.clone()
     };
-    let export = if exporter.version() >= 150_000 { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
+    let lasts = !temporary && exporter.version() >= FAILOVER_VERSION;
+    let export = match exporter.version() {
+        _ if lasts && !is_replica(&mut exporter).await? => "(SNAPSHOT 'export', FAILOVER true)",
+        150_000.. => "(SNAPSHOT 'export')",
+        _ => "EXPORT_SNAPSHOT",
+    };
     let command = format!(
         "CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput {export}",
         SQL.name(&name)?,
@@ -99,6 +109,12 @@ pub(crate) async fn make(server: &Arc<Server>, temporary: bool) -> Result<Made> 
     let mut row = Cells::new(rows.into_iter().next().unwrap_or_default());
     let (_, from, snapshot) = (row.text()?, parse_lsn(&row.text()?)?, row.text()?);
     Ok(Made { from, timeline, snapshot, exporter })
+}
+
+async fn is_replica(connection: &mut Connection) -> Result<bool> {
+    let row = state::first(connection, "SELECT pg_catalog.pg_is_in_recovery()").await?;
+    let mut row = row.ok_or_else(|| Error::new(ErrorKind::DataInvalid, "cdc: the server does not say what it is"))?;
+    row.flag()
 }
 
 /// Joins a snapshot that another connection has exported.
