@@ -75,9 +75,10 @@ impl Rows {
         Self {
             columns: Columns::new(shape.iter().map(|column| (field(column), column.kind.clone()))),
             foreign: shape.iter().map(|column| (column.cast != Cast::None).then(Foreign::default)).collect(),
-            ops: StringBuilder::new(),
-            seqs: StringBuilder::new(),
-            absent: BinaryBuilder::new(),
+            // Of thousands of tables most have a few rows at a time: room is made as they come.
+            ops: StringBuilder::with_capacity(0, 0),
+            seqs: StringBuilder::with_capacity(0, 0),
+            absent: BinaryBuilder::with_capacity(0, 0),
             any_absent: false,
             count: 0,
             shape,

@@ -192,7 +192,10 @@ impl Tables {
         self.streams[stream].rows = Some(rows);
         self.streams[stream].announced = announced;
         // Partitions whose columns were told before find their places anew.
-        let others: Vec<u32> = self.relations.keys().copied().filter(|id| *id != relation.id).collect();
+        let is_part = |(id, known): &(&u32, &Known)| {
+            **id != relation.id && known.routes.iter().any(|route| route.stream == stream)
+        };
+        let others: Vec<u32> = self.relations.iter().filter(is_part).map(|(id, _)| *id).collect();
         for id in others {
             let Some(mut known) = self.relations.remove(&id) else { continue };
             for route in &mut known.routes {
