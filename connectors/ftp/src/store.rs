@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ingest_core::{CancellationToken, Error, Result, async_trait};
-use ingest_files::{AfterCommit, Fault, FileRef, Found, Patterns, Store};
+use ingest_files::{AfterCommit, Fault, FileRef, Found, Patterns, Store, ahead};
 use tokio::runtime::Handle;
 
 use crate::control::{Answer, Control, broken};
@@ -51,10 +51,10 @@ impl Store for Server {
     }
 
     /// Looks at the file again when all of it was read.
-    fn bytes(&self, file: &FileRef, offset: u64, _: &Handle) -> Result<Box<dyn Read + Send>, Fault> {
+    fn bytes(&self, file: &FileRef, offset: u64, handle: &Handle) -> Result<Box<dyn Read + Send>, Fault> {
         let slot = Arc::new(Mutex::new(None));
         self.pool.keep(&slot);
-        Ok(Box::new(Download {
+        let download = Download {
             pool: self.pool.clone(),
             file: file.clone(),
             at: offset,
@@ -62,7 +62,8 @@ impl Store for Server {
             tries: 0,
             had_line: false,
             is_whole: false,
-        }))
+        };
+        Ok(ahead(Box::new(download), file.size.saturating_sub(offset), handle))
     }
 
     fn puts_away(&self) -> bool {

@@ -1,13 +1,13 @@
 //! The server as a store of files.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use ingest_core::{CancellationToken, Error, ErrorKind, Result, async_trait};
-use ingest_files::{AfterCommit, Fault, FileRef, Found, Patterns, Store};
+use ingest_files::{AfterCommit, Fault, FileRef, Found, Patterns, Store, ahead};
 use ssh2::RenameFlags;
 use tokio::runtime::Handle;
 
@@ -17,7 +17,7 @@ use crate::pool::{Lease, Pool};
 
 /// Bytes that are asked for at once. The library keeps four times as much on its way, so that no reader waits for the
 /// line and back.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: usize = 512 << 10;
 /// Open connections in a row that may break without a byte of a file having come. A connection that cannot be opened is
 /// not tried again here: the runner waits before it does.
 const TRIES: u32 = 2;
@@ -54,21 +54,23 @@ impl Store for Server {
 
     /// Looks at the file when all of it was read: a handle stays with the file that it was opened for, whatever happens
     /// to the name.
-    fn bytes(&self, file: &FileRef, offset: u64, _: &Handle) -> Result<Box<dyn Read + Send>, Fault> {
+    fn bytes(&self, file: &FileRef, offset: u64, handle: &Handle) -> Result<Box<dyn Read + Send>, Fault> {
+        let left = file.size.saturating_sub(offset);
         let mut download = Download {
             pool: self.pool.clone(),
             file: file.clone(),
             at: offset,
             open: None,
-            chunk: Vec::new(),
-            taken: 0,
             tries: 0,
             had_line: false,
             is_whole: false,
         };
         // What cannot be opened is to be known before a decoder begins.
-        download.fill()?;
-        Ok(Box::new(download))
+        let mut first = vec![0; usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
+        let count = download.read(&mut first)?;
+        first.truncate(count);
+        let rest = BufReader::with_capacity(CHUNK, download);
+        Ok(ahead(Box::new(Cursor::new(first).chain(rest)), left, handle))
     }
 
     fn puts_away(&self) -> bool {
@@ -95,11 +97,9 @@ impl Store for Server {
 struct Download {
     pool: Arc<Pool>,
     file: FileRef,
-    /// Bytes of the file before the end of `chunk`.
+    /// Bytes of the file that were given.
     at: u64,
     open: Option<(ssh2::File, Lease)>,
-    chunk: Vec<u8>,
-    taken: usize,
     tries: u32,
     /// Whether there was an open connection at the last try.
     had_line: bool,
@@ -133,46 +133,29 @@ impl Download {
         }
     }
 
-    /// Reads the next bytes, over as many connections as it takes.
-    fn fill(&mut self) -> Result<(), Fault> {
-        while !self.is_whole {
-            match self.once() {
-                Err(Fault::Failed(error)) if error.is_retryable() && self.had_line && self.tries < TRIES => {
-                    tracing::debug!(file = self.file.path, at = self.at, %error, "a file is read on over a new connection");
-                    self.open = None;
-                    self.tries += 1;
-                }
-                done => return done,
-            }
-        }
-        Ok(())
-    }
-
-    fn once(&mut self) -> Result<(), Fault> {
+    fn once(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
         if self.open.is_none() {
             self.open = Some(self.open()?);
         }
         let left = self.file.size.saturating_sub(self.at);
         if left == 0 {
-            return self.finish();
+            return self.finish().map(|()| 0);
         }
-        let Some((file, lease)) = &mut self.open else { return Ok(()) };
-        self.taken = 0;
-        self.chunk.resize(usize::try_from(left.min(CHUNK)).unwrap_or(usize::MAX), 0);
-        match file.read(&mut self.chunk) {
-            Ok(0) => {
-                self.chunk.clear();
-                Err(Fault::Changed)
-            }
+        let Some((file, lease)) = &mut self.open else { return Ok(0) };
+        let most = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match file.read(into.get_mut(..most).unwrap_or_default()) {
+            Ok(0) => Err(Fault::Changed),
             Ok(count) => {
-                self.chunk.truncate(count);
-                self.at += count as u64;
-                self.tries = 0;
+                let at = self.at + count as u64;
                 // The last bytes are given once it is known that they are the last.
-                if self.at == self.file.size { self.finish() } else { Ok(()) }
+                if at == self.file.size {
+                    self.finish()?;
+                }
+                self.at = at;
+                self.tries = 0;
+                Ok(count)
             }
             Err(error) => {
-                self.chunk.clear();
                 // The binding drops the code of a failed read; a second question shows whether the connection lives.
                 let lease = &*lease;
                 match file.stat() {
@@ -214,17 +197,21 @@ impl Download {
 }
 
 impl Read for Download {
+    /// Reads the next bytes, over as many connections as it takes.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.chunk.len() {
-            self.chunk.clear();
-            self.taken = 0;
-            self.fill()?;
+        if self.is_whole || into.is_empty() {
+            return Ok(0);
         }
-        let rest = self.chunk.get(self.taken..).unwrap_or_default();
-        let count = rest.len().min(into.len());
-        into.get_mut(..count).unwrap_or_default().copy_from_slice(rest.get(..count).unwrap_or_default());
-        self.taken += count;
-        Ok(count)
+        loop {
+            match self.once(into) {
+                Err(Fault::Failed(error)) if error.is_retryable() && self.had_line && self.tries < TRIES => {
+                    tracing::debug!(file = self.file.path, at = self.at, %error, "a file is read on over a new connection");
+                    self.open = None;
+                    self.tries += 1;
+                }
+                done => return Ok(done?),
+            }
+        }
     }
 }
 

@@ -166,3 +166,22 @@ async fn ten_thousand_small_files_are_all_read_once() {
     ids.sort_unstable();
     assert_eq!(ids, (0..10_000).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn xml_documents_small_and_large_are_read_and_a_cut_one_is_named() {
+    let folder = Folder::new();
+    folder.write("in/a.xml", b"<?xml version='1.0' encoding='ISO-8859-1'?><r><x><id>1</id><n>\xe4</n></x></r>");
+    let many: String = (2..=40_000).map(|id| format!("<x><id>{id}</id><n>{id:064}</n></x>\n")).collect();
+    folder.write("in/b.xml", format!("<r>{many}</r>"));
+    folder.write("in/cut.xml", "<r><x><id>0</id></x><x><id>");
+    let Some(server) = Sshd::start(&[]).await else { return };
+    let config = with(config(&server, &folder), json!({"files": {"t": {"path": "in/*.xml"}}}));
+    let source = open(config).await.expect("open");
+    let mut table = Table::default();
+    run(source.as_ref(), "t", &mut table).await.expect("run");
+    assert_eq!(table.column("n").iter().filter(|n| n.as_str() == "\u{e4}").count(), 1);
+    let mut ids: Vec<u32> = table.column("id").iter().map(|id| id.parse().expect("id")).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(1..=40_000));
+    assert!(table.skipped.len() == 1 && table.skipped[0].starts_with("in/cut.xml"), "{:?}", table.skipped);
+}

@@ -57,12 +57,13 @@ impl Input {
             Compression::Auto => sniff(&head),
             given => given,
         };
-        let buffered = BufReader::with_capacity(CHUNK, raw);
+        let buffered = |raw| BufReader::with_capacity(CHUNK, raw);
         let read: Box<dyn Read + Send> = match compression {
-            Compression::Auto | Compression::None => return Ok(Self { read: Box::new(buffered), plain: true }),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-            Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(buffered)),
-            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(buffered)?),
+            // Its readers ask for much at once, or have a buffer of their own.
+            Compression::Auto | Compression::None => return Ok(Self { read: Box::new(raw), plain: true }),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered(raw))),
+            Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(buffered(raw))),
+            Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(buffered(raw))?),
         };
         let ceiling = limits.ceiling(reading.file.size);
         Ok(Self { read: Box::new(Guard { read, left: ceiling, ceiling }), plain: false })

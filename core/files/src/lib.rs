@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod ahead;
 mod extract;
 mod formats;
 mod input;
@@ -14,6 +15,7 @@ mod store;
 mod streams;
 mod types;
 
+pub use ahead::ahead;
 pub use formats::SOURCE_FILE;
 pub use input::Limits;
 pub use options::{AfterCommit, Compression, Defaults, FileStream, Format, OnChange, StreamOptions, streams};

@@ -153,7 +153,7 @@ impl Target {
         let (mut fields, mut arrays): (Vec<_>, Vec<_>) = columns.into_iter().map(|(_, f, a)| (f, a)).unzip();
         if self.source_file {
             fields.push(Field::new(SOURCE_FILE, DataType::Utf8, true));
-            arrays.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(path, rows))));
+            arrays.push(Arc::new(StringArray::new_repeated(path, rows)));
         }
         fields.push(columns::field(columns::RESCUED));
         arrays.push(rescued.map_or_else(|| new_null_array(&DataType::Utf8, rows), |texts| Arc::new(texts)));
