@@ -1,65 +1,30 @@
-//! The connector: what the runner calls.
+//! The connector: what a place is to the runner.
 
 use std::sync::Arc;
 
-use ingest_core::{
-    Capabilities, Connector, Context, Deletes, Done, Mode, Out, Plan, PlanRequest, Problem, Replay, Result, Selection,
-    Slice, Spec, Stream, async_trait,
-};
-use ingest_files::{Defaults, FileSource, Limits, Position, Work};
+use ingest_core::{Context, Result, async_trait};
+use ingest_files::{Defaults, FileConnector, FileSource, Limits, Place};
 
 use crate::config::FilesConfig;
 use crate::store::Root;
 
 /// Reads files of a folder or an object store.
-pub struct Files(FileSource);
+pub type Files = FileConnector<Roots>;
+
+/// Folders and object stores.
+pub struct Roots;
 
 #[async_trait]
-impl Connector for Files {
+impl Place for Roots {
     type Config = FilesConfig;
-    type Work = Work;
-    type Position = Position;
+    const NAME: &'static str = "files";
+    const TITLE: &'static str = "Files in folders and object stores";
+    const DOCS: &'static str = include_str!("../README.md");
 
-    fn spec() -> Spec {
-        Spec {
-            name: "files".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            title: "Files in folders and object stores".into(),
-            docs: include_str!("../README.md").into(),
-            state_version: 1,
-            capabilities: Capabilities {
-                modes: vec![Mode::Incremental, Mode::Full],
-                deletes: Deletes::Unseen,
-                replay: Replay::Always,
-                parallel: 4,
-                portable: true,
-                projection: true,
-                filter: false,
-            },
-            config: None,
-        }
-    }
-
-    async fn open(config: FilesConfig, context: Context) -> Result<Self> {
+    async fn open(config: FilesConfig, context: Context) -> Result<FileSource> {
         let streams = config.streams()?;
         let store = Arc::new(Root::open(&config)?);
         let limits = Limits::new(config.max_record, config.max_ratio, config.max_decompressed);
-        Ok(Self(FileSource::new(store, streams, Defaults::default(), limits, context)))
-    }
-
-    async fn check(&self, selection: &Selection) -> Result<Vec<Problem>> {
-        self.0.check(selection).await
-    }
-
-    async fn schema(&self, selection: &Selection) -> Result<Vec<Stream>> {
-        self.0.schema(selection).await
-    }
-
-    async fn plan(&self, request: &PlanRequest<Position>) -> Result<Plan<Work, Position>> {
-        self.0.plan(request).await
-    }
-
-    async fn extract(&self, slice: &Slice<Work>, from: Option<&Position>, out: &mut Out<'_, Position>) -> Result<Done> {
-        self.0.extract(slice, from, out).await
+        Ok(FileSource::new(store, streams, Defaults::default(), limits, context))
     }
 }

@@ -8,7 +8,7 @@ mod listing;
 mod store;
 
 pub use config::FilesConfig;
-pub use connector::Files;
+pub use connector::{Files, Roots};
 pub use ingest_files::{
     At, ColumnType, Compression, FileRef, FileStream, Format, Inside, OnChange, Planned, Position, Seen, Work,
 };

@@ -11,4 +11,4 @@ mod pool;
 mod store;
 
 pub use config::{FtpConfig, Protection, TlsMax};
-pub use connector::Ftp;
+pub use connector::{Ftp, FtpServers};

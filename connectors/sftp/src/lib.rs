@@ -11,4 +11,4 @@ mod pool;
 mod store;
 
 pub use config::{Login, SftpConfig};
-pub use connector::Sftp;
+pub use connector::{Sftp, SftpServers};

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod ahead;
+mod connector;
 mod extract;
 mod formats;
 mod input;
@@ -16,6 +17,7 @@ mod streams;
 mod types;
 
 pub use ahead::ahead;
+pub use connector::{FileConnector, Place};
 pub use formats::SOURCE_FILE;
 pub use input::Limits;
 pub use options::{AfterCommit, Compression, Defaults, FileStream, Format, OnChange, StreamOptions, streams};
