@@ -1,13 +1,12 @@
 //! The result of a bulk operation: a line per object, children behind their parents, straight into columns.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::Schema;
 use ingest_core::json::Decoder;
 use ingest_core::{Error, ErrorKind, Result, StreamName, columns};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::state::place;
@@ -27,6 +26,8 @@ struct Target {
     name: StreamName,
     def: &'static Def,
     decoder: Decoder,
+    /// The lists inside its objects that are streams of their own: the number of the target, the field.
+    carries: Vec<(usize, &'static str)>,
     /// The line of each row.
     lines: Vec<u64>,
 }
@@ -43,15 +44,6 @@ pub(crate) struct Lines {
     full: Vec<Batches>,
 }
 
-/// What a line is.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    __typename: Cow<'a, str>,
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-}
-
 impl Target {
     pub fn new(name: &StreamName) -> Result<Self> {
         let def = find(name.as_str())?;
@@ -60,9 +52,24 @@ impl Target {
             Origin::Inside(root, field) if root == def.name => Some(field),
             _ => None,
         });
-        let taken: Vec<&str> = inside.chain(["__typename", PARENT]).collect();
+        let taken: Vec<&str> = inside.chain(["__typename", "id", PARENT]).collect();
         let decoder = Decoder::new(def.schema())?.taking(taken);
-        Ok(Self { name: name.clone(), def, decoder, lines: Vec::new() })
+        Ok(Self { name: name.clone(), def, decoder, carries: Vec::new(), lines: Vec::new() })
+    }
+
+    /// Reads the entries of a list inside an object, whose id is given as JSON.
+    fn entries(&mut self, parent: &str, list: &str, nth: u64) -> Result<()> {
+        let entries: Option<Vec<&RawValue>> = serde_json::from_str(list).map_err(|_| {
+            Error::new(ErrorKind::DataInvalid, "a list inside an object is none").with("stream", self.def.name)
+        })?;
+        for entry in entries.unwrap_or_default() {
+            let rest = entry.get().trim_start_matches('{').trim_start();
+            let comma = if rest.starts_with('}') { "" } else { "," };
+            let text = format!(r#"{{"{PARENT}":{parent}{comma}{rest}"#);
+            self.decoder.object(text.as_bytes()).map_err(|error| error.with("stream", self.def.name))?;
+            self.lines.push(nth);
+        }
+        Ok(())
     }
 
     /// The rows since the last call, with their places.
@@ -86,7 +93,12 @@ pub(crate) fn placed(rows: &RecordBatch, places: impl Iterator<Item = String>) -
 impl Lines {
     /// The first `skip` lines are passed over.
     pub fn new(at: i64, streams: &[StreamName], skip: u64) -> Result<Self> {
-        let targets = streams.iter().map(Target::new).collect::<Result<_>>()?;
+        let mut targets = streams.iter().map(Target::new).collect::<Result<Vec<_>>>()?;
+        let inside: Vec<_> = targets.iter().enumerate().filter_map(|(at, target)| within(at, target)).collect();
+        for target in &mut targets {
+            let own = inside.iter().filter(|(root, _, _)| *root == target.def.name);
+            target.carries = own.map(|(_, at, field)| (*at, *field)).collect();
+        }
         Ok(Self { at, targets, bytes: Vec::new(), line: 0, skip, full: Vec::new() })
     }
 
@@ -133,43 +145,61 @@ impl Lines {
     }
 
     fn object(&mut self, line: &[u8], nth: u64) -> Result<()> {
-        let head: Head<'_> = serde_json::from_slice(line)
-            .map_err(|_| Error::new(ErrorKind::DataInvalid, "a line of a result is no object with a type and an id"))?;
-        let Some(at) = self.targets.iter().position(|target| target.def.typename == head.__typename) else {
-            // An object whose own stream was not asked for carries others.
-            return self.inside(&head.__typename, &head.id, line, nth);
-        };
-        if let Some(target) = self.targets.get_mut(at) {
-            let name = target.def.name;
-            target.decoder.object(line).map_err(|error| error.with("stream", name))?;
-            target.lines.push(nth);
+        // A line begins with its type, which is what is asked for first. One that does not is read twice.
+        if let Some(at) = begin(line).and_then(|typename| self.target(typename))
+            && self.row(at, line, nth)?
+        {
+            return Ok(());
         }
-        self.inside(&head.__typename, &head.id, line, nth)
-    }
-
-    /// The lists inside an object.
-    fn inside(&mut self, typename: &str, id: &str, line: &[u8], nth: u64) -> Result<()> {
-        for target in &mut self.targets {
-            let Origin::Inside(root, field) = target.def.origin else { continue };
-            if find(root)?.typename != typename {
-                continue;
-            }
-            let members: std::collections::BTreeMap<String, &RawValue> = serde_json::from_slice(line)
-                .map_err(|_| Error::new(ErrorKind::DataInvalid, "a line of a result is no object"))?;
-            let list = members.get(field).map(|raw| raw.get()).filter(|raw| *raw != "null").unwrap_or("[]");
-            let entries: Vec<&RawValue> = serde_json::from_str(list).map_err(|_| {
-                Error::new(ErrorKind::DataInvalid, "a list inside an object is none").with("field", field)
-            })?;
-            let parent = serde_json::to_string(id).map_err(|_| Error::unexpected("cannot write an id as JSON"))?;
-            for entry in entries {
-                let rest = entry.get().trim_start_matches('{').trim_start();
-                let comma = if rest.starts_with('}') { "" } else { "," };
-                let text = format!(r#"{{"{PARENT}":{parent}{comma}{rest}"#);
-                target.decoder.object(text.as_bytes()).map_err(|error| error.with("stream", target.def.name))?;
-                target.lines.push(nth);
+        let members: BTreeMap<String, &RawValue> = serde_json::from_slice(line).map_err(|_| no_object())?;
+        let text = |key: &str| {
+            let text = members.get(key).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+            text.ok_or_else(no_object)
+        };
+        let (typename, _) = (text("__typename")?, text("id")?);
+        if let Some(at) = self.target(typename.as_bytes()) {
+            return self.row(at, line, nth).map(|_| ());
+        }
+        // An object whose own stream was not asked for carries others.
+        for at in 0..self.targets.len() {
+            let Some(target) = self.targets.get_mut(at) else { continue };
+            let Some((root, _, field)) = within(at, target) else { continue };
+            if find(root)?.typename == typename
+                && let (Some(id), Some(list)) = (members.get("id"), members.get(field))
+            {
+                target.entries(id.get(), list.get(), nth)?;
             }
         }
         Ok(())
+    }
+
+    /// The target whose objects are of a type.
+    fn target(&self, typename: &[u8]) -> Option<usize> {
+        self.targets.iter().position(|target| target.def.typename.as_bytes() == typename)
+    }
+
+    /// Reads a line as a row of a target, and the lists inside it. False: it is of another type.
+    fn row(&mut self, at: usize, line: &[u8], nth: u64) -> Result<bool> {
+        let Some(Target { def, decoder, carries, lines, .. }) = self.targets.get_mut(at) else { return Ok(false) };
+        let (mut lists, mut is_other) = (Vec::new(), false);
+        let read = decoder.object_with(line, |record| {
+            is_other = record.text("__typename").is_none_or(|typename| typename != def.typename);
+            let id = record.text("id").filter(|_| !is_other).and_then(|_| record.raw("id")).ok_or_else(no_object)?;
+            let list = |(at, field): &(usize, &str)| Some((*at, id.to_owned(), record.raw(field)?.to_owned()));
+            lists.extend(carries.iter().filter_map(list));
+            Ok(())
+        });
+        if is_other {
+            return Ok(false);
+        }
+        read.map_err(|error| error.with("stream", def.name))?;
+        lines.push(nth);
+        for (at, id, list) in lists {
+            if let Some(target) = self.targets.get_mut(at) {
+                target.entries(&id, &list, nth)?;
+            }
+        }
+        Ok(true)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -198,6 +228,24 @@ impl Lines {
     pub fn count(&self) -> u64 {
         self.line
     }
+}
+
+/// The type with which a line begins.
+fn begin(line: &[u8]) -> Option<&[u8]> {
+    let rest = line.strip_prefix(br#"{"__typename":""#)?;
+    rest.get(..memchr::memchr(b'"', rest)?)
+}
+
+/// The stream in whose objects the lists of a target are, the target's number, and the field.
+fn within(at: usize, target: &Target) -> Option<(&'static str, usize, &'static str)> {
+    match target.def.origin {
+        Origin::Inside(root, field) => Some((root, at, field)),
+        _ => None,
+    }
+}
+
+fn no_object() -> Error {
+    Error::new(ErrorKind::DataInvalid, "a line of a result is no object with a type and an id")
 }
 
 #[cfg(test)]
@@ -237,6 +285,25 @@ mod tests {
                 assert_eq!(rows.column_by_name("_ingest_rescued").expect("a column").null_count(), rows.num_rows());
             }
         }
+    }
+
+    #[test]
+    fn a_type_that_stands_elsewhere_is_found_and_lists_are_read_without_the_stream_of_their_parents() {
+        let text = TEXT.replace(r#"{"__typename":"Order","id":"gid"#, r#"{ "id":"gid"#);
+        let text = text.replace(r#"/1","name""#, r#"/1","__typename":"Order","name""#);
+        let text = text.replace(r#"/2","trans"#, r#"/2","__typename" : "Order","trans"#);
+        assert_eq!(text.matches(r#"{ "id":"gid"#).count(), 2);
+        let all = ["orders", "order_line_items", "transactions"];
+        for (text, streams, counts) in
+            [(text.as_str(), &all[..], &[2, 1, 2][..]), (text.as_str(), &all[2..], &[2]), (TEXT, &all[2..], &[2])]
+        {
+            let rows = read(text, streams, 100, 0).expect("rows");
+            assert_eq!(rows.iter().map(|(_, rows)| rows.num_rows()).collect::<Vec<_>>(), counts);
+        }
+        let nameless = TEXT.replacen(r#""__typename":"Order","#, "", 1);
+        assert_eq!(read(&nameless, &all, 100, 0).expect_err("no type").kind(), ErrorKind::DataInvalid);
+        let other = TEXT.replacen(r#"{"__typename":"Order","#, r#"{"__typename":"Order","__typename":"Shop","#, 1);
+        assert_eq!(read(&other, &all, 100, 0).expect("rows")[0].1.num_rows(), 1, "the last of two types counts");
     }
 
     #[test]
