@@ -9,7 +9,7 @@ use ingest_testkit::python::{Reader, rows};
 use serde_json::{Map, Value};
 
 use crate::cli::Project;
-use crate::survive::Ended;
+use crate::survive::{chance, kills};
 
 /// Rows by key.
 pub type Truth = BTreeMap<String, Map<String, Value>>;
@@ -41,8 +41,8 @@ pub async fn run(project: &Project, arguments: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs the program and kills it, as `kill -9` does, once it has made so many requests. One that makes fewer ends by itself.
-pub async fn run_and_kill_at(project: &Project, arguments: &[&str], server: &HttpServer, requests: usize) -> Ended {
+/// Runs the program and kills it, as `kill -9` does, once it has made so many requests. One that makes fewer must succeed.
+pub async fn run_and_kill_at(project: &Project, arguments: &[&str], server: &HttpServer, requests: usize) {
     let reached = server.hits() + requests;
     let mut command = project.command(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -54,5 +54,14 @@ pub async fn run_and_kill_at(project: &Project, arguments: &[&str], server: &Htt
             child.wait().await
         }
     };
-    status.expect("a child of ours").code().map_or(Ended::Killed, Ended::With)
+    let code = status.expect("a child of ours").code();
+    assert!(matches!(code, None | Some(0)), "a run that nobody killed ended with {code:?}");
+}
+
+/// Runs the program and kills it a few times, each after another number of requests, `most` of them at the most.
+pub async fn run_and_kill(project: &Project, arguments: &[&str], server: &HttpServer, seed: &mut u64, most: u64) {
+    for _ in 0..kills().div_ceil(5) {
+        let requests = chance(seed, most) as usize + 1;
+        run_and_kill_at(project, arguments, server, requests).await;
+    }
 }

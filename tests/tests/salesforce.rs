@@ -3,9 +3,9 @@
 use ingest_testkit::salesforce::{CLIENT_ID, CLIENT_SECRET, Fault, PubSubServer, SalesforceServer};
 use serde_json::json;
 
-use crate::against::{assert_table, run, run_and_kill_at};
+use crate::against::{assert_table, run, run_and_kill, run_and_kill_at};
 use crate::cli::Project;
-use crate::survive::{Ended, chance, kills};
+use crate::survive::chance;
 
 const RUN: [&str; 5] = ["run", "--source", "salesforce", "--progress", "off"];
 const MINUTE: i64 = 60_000;
@@ -51,13 +51,7 @@ impl Lab {
     }
 
     async fn kill(&mut self) {
-        for _ in 0..kills().div_ceil(5) {
-            let requests = chance(&mut self.seed, 20) as usize + 1;
-            match run_and_kill_at(&self.project, &RUN, self.server.http(), requests).await {
-                Ended::Killed | Ended::With(0) => {}
-                ended => panic!("{ended:?}"),
-            }
-        }
+        run_and_kill(&self.project, &RUN, self.server.http(), &mut self.seed, 20).await;
     }
 
     fn change(&self, round: usize) {
@@ -146,10 +140,7 @@ async fn stand_in_change_events_between_runs_and_kills_come_to_what_the_org_hold
     let project = Project::new(&configuration).set("SECRET", CLIENT_SECRET);
     for round in 0..3 {
         for requests in [2, 5] {
-            match run_and_kill_at(&project, &RUN, server.http(), requests).await {
-                Ended::Killed | Ended::With(0) => {}
-                ended => panic!("{ended:?}"),
-            }
+            run_and_kill_at(&project, &RUN, server.http(), requests).await;
         }
         run(&project, &RUN).await;
         for object in ["Account", "Contact"] {

@@ -6,9 +6,9 @@ use ingest_testkit::shopify::{CLIENT_ID, CLIENT_SECRET, Fault, ShopifyServer, St
 use ingest_testkit::stand_in::Api;
 use serde_json::{Value, json};
 
-use crate::against::{assert_table, run, run_and_kill_at};
+use crate::against::{assert_table, run, run_and_kill};
 use crate::cli::Project;
-use crate::survive::{Ended, chance, kills};
+use crate::survive::chance;
 
 const RUN: [&str; 5] = ["run", "--source", "shopify", "--progress", "off"];
 const MINUTE: i64 = 60;
@@ -55,13 +55,7 @@ impl Lab {
     }
 
     async fn kill(&mut self) {
-        for _ in 0..kills().div_ceil(5) {
-            let requests = chance(&mut self.seed, 14) as usize + 1;
-            match run_and_kill_at(&self.project, &RUN, self.server.http(), requests).await {
-                Ended::Killed | Ended::With(0) => {}
-                ended => panic!("{ended:?}"),
-            }
-        }
+        run_and_kill(&self.project, &RUN, self.server.http(), &mut self.seed, 14).await;
     }
 
     fn change(&self, round: usize) {
