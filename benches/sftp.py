@@ -79,14 +79,24 @@ class Server:
 
     def ingest(self, pattern):
         """Loads into a new lake."""
-        with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-            source = {
-                "connector": "sftp", "host": "127.0.0.1", "port": self.port, "user": USER, "path": str(self.served),
-                "private_key": (self.folder / "client").read_text(), "known_hosts": str(self.folder / "known_hosts"),
-                "files": {"t": {"path": pattern, "format": "csv"}},
-            }
-            (pathlib.Path(folder) / "ingest.yaml").write_text(json.dumps({"sources": {"drop": source}}))
-            return measure([PROGRAM, "run", "--source", "drop", "--progress", "off"], cwd=folder)
+        return load(pattern, {
+            "connector": "sftp", "host": "127.0.0.1", "port": self.port, "user": USER, "path": str(self.served),
+            "private_key": (self.folder / "client").read_text(), "known_hosts": str(self.folder / "known_hosts"),
+        })
+
+    def local(self, pattern):
+        """Loads the same files from their folder."""
+        return load(pattern, {"connector": "files", "path": str(self.served)})
+
+    def cpu(self):
+        """CPU seconds of the connections that have ended."""
+        process = pathlib.Path(f"/proc/{self.process.pid}")
+        for _ in range(100):
+            if not (process / f"task/{self.process.pid}/children").read_text().strip():
+                break
+            time.sleep(0.05)
+        fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
         self.process.terminate()
@@ -99,15 +109,35 @@ def rows(first, count):
                    for n in range(first, first + count))
 
 
+def load(pattern, source):
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        source = {**source, "files": {"t": {"path": pattern, "format": "csv"}}}
+        (pathlib.Path(folder) / "ingest.yaml").write_text(json.dumps({"sources": {"drop": source}}))
+        return measure([PROGRAM, "run", "--source", "drop", "--progress", "off"], cwd=folder)
+
+
 def compare(server, name, fetched, loaded, size):
-    times = {"sftp get": [], "ingest run": []}
+    runs = {"sftp get": [], "ingest run": []}
     for _ in range(RUNS):
-        times["sftp get"].append(server.get(fetched)["wall"])
-        times["ingest run"].append(server.ingest(loaded)["wall"])
-    best = {what: statistics.median(walls) for what, walls in times.items()}
-    for what, wall in best.items():
-        print(f"{name}: {what}: {wall:.2f} s, {size / wall / 1e6:.0f} MB/s")
-    print(f"{name}: rate of ingest to rate of sftp get: {best['sftp get'] / best['ingest run']:.2f}")
+        runs["sftp get"].append(server.get(fetched))
+        runs["ingest run"].append(server.ingest(loaded))
+    best = {what: {key: statistics.median(run[key] for run in of) for key in ("wall", "cpu")} for what, of in runs.items()}
+    for what, run in best.items():
+        print(f"{name}: {what}: {run['wall']:.2f} s, {size / run['wall'] / 1e6:.0f} MB/s, {run['cpu']:.2f} s CPU")
+    print(f"{name}: rate of ingest to rate of sftp get: {best['sftp get']['wall'] / best['ingest run']['wall']:.2f}")
+    return best["sftp get"]
+
+
+def bound(server, name, fetched, loaded, size, get):
+    """What the cores of this machine allow: the server's work, that of OpenSSH's client, and the load without a line."""
+    before = server.cpu()
+    server.get(fetched)
+    served = server.cpu() - before
+    local = statistics.median(server.local(loaded)["cpu"] for _ in range(RUNS))
+    cores = len(os.sched_getaffinity(0))
+    least = (served + get["cpu"] + local) / cores
+    print(f"{name}: CPU a GB: server {served / size * 1e9:.1f} s, sftp get {get['cpu'] / size * 1e9:.1f} s, "
+          f"the load from a folder {local / size * 1e9:.1f} s; on {cores} cores at most {get['wall'] / least:.2f} of sftp get")
 
 
 def main():
@@ -124,7 +154,9 @@ def main():
         server.give_away()
         for name in wanted:
             size = sum(path.stat().st_size for path in (server.served / name).iterdir())
-            compare(server, name, name, f"{name}/*.csv", size)
+            get = compare(server, name, name, f"{name}/*.csv", size)
+            if name == "large":
+                bound(server, name, name, f"{name}/*.csv", size, get)
     finally:
         server.stop()
 

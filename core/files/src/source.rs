@@ -1,6 +1,7 @@
 //! The streams of a place with files: what a connector hands the runner's calls to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ingest_core::{Context, Done, Error, ErrorKind, Out, Plan, PlanRequest, Problem, Result, Selection, Slice, Stream};
@@ -9,7 +10,7 @@ use crate::extract::Known as KnownFault;
 use crate::input::Limits;
 use crate::options::{Defaults, Format, StreamOptions};
 use crate::state::{Position, Work};
-use crate::store::{FileRef, Reading, Store};
+use crate::store::{Fault, FileRef, Reading, Store};
 use crate::streams::{self, Discovered};
 use crate::{extract, plan, schema};
 
@@ -144,5 +145,38 @@ impl FileSource {
         out: &mut Out<'_, Position>,
     ) -> Result<Done> {
         extract::extract(self, slice, from, out).await
+    }
+
+    /// For benches: reads every file of every stream as a decoder would, to nowhere. Gives the bytes.
+    ///
+    /// # Errors
+    /// Those of the store, and the fault of the first file that has one.
+    #[doc(hidden)]
+    pub async fn drain(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for options in self.streams().await?.streams {
+            let (send, mut listed) = tokio::sync::mpsc::unbounded_channel();
+            let found = Box::new(move |file: FileRef| drop(send.send(file)));
+            self.store.list(&options.patterns, found).await?;
+            while let Some(file) = listed.recv().await {
+                let reading = self.reading(&file);
+                let read = tokio::task::spawn_blocking(move || {
+                    let (mut bytes, mut chunk) = (reading.bytes(0)?, vec![0; crate::input::CHUNK]);
+                    let mut count = 0;
+                    loop {
+                        match bytes.read(&mut chunk)? {
+                            0 => return Ok::<u64, Fault>(count),
+                            more => count += more as u64,
+                        }
+                    }
+                });
+                let read = read.await.map_err(|e| Error::unexpected("a thread for a file died").caused_by(e))?;
+                bytes += read.map_err(|fault| match fault {
+                    Fault::Failed(error) => error,
+                    fault => Error::unexpected(io::Error::from(fault).to_string()),
+                })?;
+            }
+        }
+        Ok(bytes)
     }
 }
