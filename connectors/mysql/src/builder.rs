@@ -119,6 +119,11 @@ impl Builder {
             (Self::UInt64(builder), cell) => integer!(builder, cell),
             (Self::Float32(builder), Cell::Float(number)) => builder.append_value(number),
             (Self::Float64(builder), Cell::Double(number)) => builder.append_value(number),
+            (Self::Decimal(builder, scale), Cell::Decimal(number, places))
+                if i32::from(*scale) == i32::from(places) =>
+            {
+                builder.append_value(number);
+            }
             (Self::Decimal(builder, scale), Cell::Bytes(text)) => {
                 builder.append_value(cells::decimal(text, *scale).ok_or_else(misread)?);
             }
@@ -218,8 +223,51 @@ impl Rows {
         cells: impl ExactSizeIterator<Item = Cell<'a>>,
         change: &Change<'_>,
     ) -> Result<()> {
-        self.push(cells)?;
-        let Some(log) = &mut self.log else { return Ok(()) };
+        self.values(cells)?;
+        self.end_change(change);
+        Ok(())
+    }
+
+    /// Takes one row: a value per column.
+    ///
+    /// # Errors
+    /// `SchemaChanged` for another number of values, or one of another type than its column.
+    pub(crate) fn push<'a>(&mut self, cells: impl ExactSizeIterator<Item = Cell<'a>>) -> Result<()> {
+        self.values(cells)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn values<'a>(&mut self, cells: impl ExactSizeIterator<Item = Cell<'a>>) -> Result<()> {
+        if cells.len() != self.builders.len() {
+            return Err(misread());
+        }
+        cells.enumerate().try_for_each(|(column, cell)| self.value(column, cell))
+    }
+
+    /// Takes the value of one column. A row is one of each, and [`Rows::end_change`].
+    ///
+    /// # Errors
+    /// `SchemaChanged` for a value of another type than its column.
+    pub(crate) fn value(&mut self, column: usize, cell: Cell<'_>) -> Result<()> {
+        let builder = self.builders.get_mut(column).ok_or_else(misread)?;
+        self.bytes += cell.bytes();
+        if matches!(cell, Cell::Null) {
+            builder.null();
+            return Ok(());
+        }
+        match builder.push(cell) {
+            Ok(Fit::Yes) => {}
+            Ok(Fit::Rescued) => self.misfits.push((self.rows, column, cell.print())),
+            Err(error) => return Err(error.with("column", self.fields[column].name())),
+        }
+        Ok(())
+    }
+
+    /// Ends a row of a change log whose values are all there.
+    pub(crate) fn end_change(&mut self, change: &Change<'_>) {
+        self.rows += 1;
+        let Some(log) = &mut self.log else { return };
         log.op.append_value(change.op);
         log.seq.append_value(change.seq);
         self.bytes += change.seq.len() + change.absent.len() + 8;
@@ -230,31 +278,6 @@ impl Rows {
                 log.partial = true;
             }
         }
-        Ok(())
-    }
-
-    /// Takes one row: a value per column.
-    ///
-    /// # Errors
-    /// `SchemaChanged` for another number of values, or one of another type than its column.
-    pub(crate) fn push<'a>(&mut self, cells: impl ExactSizeIterator<Item = Cell<'a>>) -> Result<()> {
-        if cells.len() != self.builders.len() {
-            return Err(misread());
-        }
-        for (i, cell) in cells.enumerate() {
-            self.bytes += cell.bytes();
-            if cell == Cell::Null {
-                self.builders[i].null();
-                continue;
-            }
-            match self.builders[i].push(cell) {
-                Ok(Fit::Yes) => {}
-                Ok(Fit::Rescued) => self.misfits.push((self.rows, i, cell.print())),
-                Err(error) => return Err(error.with("column", self.fields[i].name())),
-            }
-        }
-        self.rows += 1;
-        Ok(())
     }
 
     /// What the rows take, in bytes.

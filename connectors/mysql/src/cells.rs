@@ -11,6 +11,8 @@ pub(crate) enum Cell<'a> {
     Float(f32),
     Double(f64),
     Bytes(&'a [u8]),
+    /// A whole number of the smallest unit, and the digits after the point.
+    Decimal(i128, u8),
     Moment(Moment),
     /// Microseconds since 1970-01-01, UTC.
     Instant(i64),
@@ -120,6 +122,7 @@ impl Cell<'_> {
             Self::UInt(number) => number.to_string(),
             Self::Float(number) => number.to_string(),
             Self::Double(number) => number.to_string(),
+            Self::Decimal(number, scale) => print_decimal(number, usize::from(scale)),
             Self::Bytes(bytes) => std::str::from_utf8(bytes).map_or_else(|_| hex(bytes), str::to_owned),
             Self::Moment(Moment { year, month, day, time }) => {
                 let date = format!("{year:04}-{month:02}-{day:02}");
@@ -134,6 +137,7 @@ impl Cell<'_> {
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len() + 4,
+            Self::Decimal(..) => 16,
             _ => 8,
         }
     }
@@ -148,6 +152,16 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// A whole number of the smallest unit, with the point before so many of its digits.
+fn print_decimal(number: i128, scale: usize) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    let digits = format!("{:0width$}", number.unsigned_abs(), width = scale + 1);
+    match digits.split_at(digits.len() - scale) {
+        (whole, "") => format!("{sign}{whole}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
+    }
 }
 
 /// A decimal as the server prints it, as a whole number of its smallest unit. `None`: it has more digits than there is

@@ -37,7 +37,14 @@ impl<'a> Bytes<'a> {
 
     /// A number of up to eight bytes, the lowest first.
     pub(crate) fn little(&mut self, count: usize) -> Result<u64> {
-        Ok(self.take(count)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        let bytes = self.take(count)?;
+        Ok(match *bytes {
+            [a] => u64::from(a),
+            [a, b] => u64::from(u16::from_le_bytes([a, b])),
+            [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            _ => bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        })
     }
 
     /// A number of up to eight bytes, the highest first.

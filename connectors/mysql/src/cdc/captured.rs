@@ -8,7 +8,7 @@ use ingest_core::{Out, Result, Seq, StreamName};
 
 use super::bytes::Bytes;
 use super::charset::Collations;
-use super::image::Image;
+use super::image::{self, Value};
 use super::map::TableMap;
 use crate::builder::{Change, Rows};
 use crate::catalog::{Column, Table};
@@ -32,8 +32,6 @@ pub(crate) struct Captured {
     /// What the stream's rows were said to look like.
     announced: Vec<FieldRef>,
     version: Option<Version>,
-    before: Image,
-    after: Image,
 }
 
 /// The table as it is at this place of the log.
@@ -46,6 +44,9 @@ struct Version {
     /// Of the columns of the map, those of the key.
     key: Vec<usize>,
     rows: Rows,
+    /// What has to be made of a value, and the bits of columns that a row does not carry; kept for the next one.
+    made: Vec<u8>,
+    absent: Vec<u8>,
 }
 
 /// The places of the rows of a transaction: where it begins, and their numbers.
@@ -67,10 +68,18 @@ impl Order {
 
     /// The place of the next row, as [`Seq`] writes it.
     fn next(&mut self) -> &str {
+        const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
         self.rows += 1;
-        self.text.truncate(self.begins);
-        // Writing to a text does not fail.
-        let _ = write!(self.text, "{:016x}", self.rows);
+        // Of sixteen rows fifteen differ from the one before by their last digit.
+        let last = DIGITS[(self.rows % 16) as usize];
+        if self.rows.is_multiple_of(16) || self.text.len() == self.begins {
+            self.text.truncate(self.begins);
+            // Writing to a text does not fail.
+            let _ = write!(self.text, "{:016x}", self.rows);
+        } else {
+            self.text.pop();
+            self.text.push(last);
+        }
         &self.text
     }
 }
@@ -89,15 +98,7 @@ impl Captured {
         let is_wanted = |name: &String| wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
         let announced =
             table.columns.iter().filter(|column| is_wanted(&column.name)).map(|column| column.field.clone());
-        Self {
-            stream: table.stream.clone(),
-            announced: announced.collect(),
-            table,
-            wanted,
-            version: None,
-            before: Image::default(),
-            after: Image::default(),
-        }
+        Self { stream: table.stream.clone(), announced: announced.collect(), table, wanted, version: None }
     }
 
     /// What the rows that wait take, in bytes.
@@ -133,6 +134,8 @@ impl Captured {
             given,
             rows: Rows::of_changes(columns.iter().map(|(_, column)| column)),
             map,
+            made: Vec::new(),
+            absent: Vec::new(),
         });
         Ok(())
     }
@@ -141,25 +144,26 @@ impl Captured {
     pub(crate) fn take(&mut self, event: &Event<'_>, order: &mut Order) -> Result<()> {
         let Some(version) = &mut self.version else { return Ok(()) };
         let mut rows = Bytes(event.rows);
+        let (mut before, mut after) = (Vec::new(), Vec::new());
         while !rows.is_empty() {
             match event.happened {
                 Happened::Inserted => {
-                    self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
-                    version.push(event.rows, &self.after, None, "I", order.next())?;
+                    image::read(&mut rows, &version.map.columns, event.after, &mut after)?;
+                    version.push(&after, None, "I", order)?;
                 }
                 Happened::Deleted => {
-                    self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
-                    version.push(event.rows, &self.before, None, "D", order.next())?;
+                    image::read(&mut rows, &version.map.columns, event.before, &mut before)?;
+                    version.push(&before, None, "D", order)?;
                 }
                 Happened::Updated => {
-                    self.before.read(&mut rows, event.rows, &version.map.columns, event.before)?;
-                    self.after.read(&mut rows, event.rows, &version.map.columns, event.after)?;
-                    if version.moves(event.rows, &self.before, &self.after) {
+                    image::read(&mut rows, &version.map.columns, event.before, &mut before)?;
+                    image::read(&mut rows, &version.map.columns, event.after, &mut after)?;
+                    if version.moves(&before, &after) {
                         // Whoever merges by key must see the old one go.
-                        version.push(event.rows, &self.before, None, "D", order.next())?;
-                        version.push(event.rows, &self.after, Some(&self.before), "I", order.next())?;
+                        version.push(&before, None, "D", order)?;
+                        version.push(&after, Some(&before), "I", order)?;
                     } else {
-                        version.push(event.rows, &self.after, Some(&self.before), "U", order.next())?;
+                        version.push(&after, Some(&before), "U", order)?;
                     }
                 }
             }
@@ -179,24 +183,37 @@ impl Captured {
 
 impl Version {
     /// Adds a row; what it does not carry is as it was `before`, or absent.
-    fn push(&mut self, whole: &[u8], row: &Image, before: Option<&Image>, op: &str, seq: &str) -> Result<()> {
-        let cell = |at: usize| row.cell(whole, at).or_else(|| before.and_then(|before| before.cell(whole, at)));
-        let mut absent = Vec::new();
-        for (at, place) in &self.given {
-            if cell(*at).is_none() {
-                absent.resize(absent.len().max(place / 8 + 1), 0_u8);
-                absent[place / 8] |= 1 << (place % 8);
-            }
+    fn push(&mut self, row: &[Value<'_>], before: Option<&[Value<'_>]>, op: &str, order: &mut Order) -> Result<()> {
+        self.absent.clear();
+        for (nth, (at, place)) in self.given.iter().enumerate() {
+            let value = match row.get(*at).copied().unwrap_or(Value::Absent) {
+                Value::Absent => before.and_then(|before| before.get(*at)).copied().unwrap_or(Value::Absent),
+                value => value,
+            };
+            let cell = match value {
+                Value::Given(given) => {
+                    let column = &self.map.columns[*at];
+                    let cell = image::cell(&column.layout, given, &mut self.made);
+                    cell.map_err(|error| error.with("column", &column.name))?
+                }
+                Value::Null => Cell::Null,
+                Value::Absent => {
+                    self.absent.resize(self.absent.len().max(place / 8 + 1), 0);
+                    self.absent[place / 8] |= 1 << (place % 8);
+                    Cell::Null
+                }
+            };
+            self.rows.value(nth, cell)?;
         }
-        let cells = self.given.iter().map(|(at, _)| cell(*at).unwrap_or(Cell::Null));
-        self.rows.push_change(cells, &Change { op, seq, absent: &absent })
+        self.rows.end_change(&Change { op, seq: order.next(), absent: &self.absent });
+        Ok(())
     }
 
-    /// Whether an update changes the key.
-    fn moves(&self, whole: &[u8], before: &Image, after: &Image) -> bool {
-        self.key.iter().any(|at| match (before.cell(whole, *at), after.cell(whole, *at)) {
-            (Some(before), Some(after)) => before != after,
-            _ => false,
+    /// Whether an update changes the key. Equal values lie in the log as equal bytes.
+    fn moves(&self, before: &[Value<'_>], after: &[Value<'_>]) -> bool {
+        self.key.iter().any(|at| match (before.get(*at), after.get(*at)) {
+            (Some(Value::Absent) | None, _) | (_, Some(Value::Absent) | None) => false,
+            (before, after) => before != after,
         })
     }
 }
@@ -230,6 +247,9 @@ mod tests {
         let mut order = Order::new(42, 1_234);
         assert_eq!(order.next(), Seq::of(&[42, 1_234, 1]).as_str());
         assert_eq!(order.next(), Seq::of(&[42, 1_234, 2]).as_str());
+        for row in 3..600 {
+            assert_eq!(order.next(), Seq::of(&[42, 1_234, row]).as_str());
+        }
         assert!(Seq::of(&[42, 1_234, 0]).as_str() < order.next());
     }
 }

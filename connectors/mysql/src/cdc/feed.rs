@@ -26,8 +26,8 @@ use crate::work::{LogPosition, Position};
 const ATTEMPTED: &str = "cdc: cannot read the binlog";
 /// While rows wait, more are waited for so long: many small transactions make one batch.
 const GATHER: Duration = Duration::from_millis(20);
-/// Rows wait so long at most while more keep coming.
-const OLDEST: Duration = Duration::from_secs(1);
+/// Rows wait so long at most while more keep coming, and until their transaction ends.
+const OLDEST: Duration = Duration::from_millis(100);
 /// While nothing comes, the server is asked so often where its binlog ends.
 const QUIET: Duration = Duration::from_secs(2);
 /// The largest event that is taken apart in memory.
@@ -84,6 +84,8 @@ struct Feed {
     time: u32,
     collations: Collations,
     captured: Vec<Captured>,
+    /// What the rows take that have not gone out, about.
+    bytes: usize,
     /// Their places by database and name, and by the number that the log gives them for a while.
     names: HashMap<(String, String), usize>,
     numbers: HashMap<u64, usize>,
@@ -123,6 +125,7 @@ impl Feed {
             collations,
             names: captured.iter().enumerate().map(|(i, captured)| (name(captured), i)).collect(),
             captured,
+            bytes: 0,
             numbers: HashMap::new(),
             at: asked.from.clone(),
             marked: asked.from.clone(),
@@ -148,9 +151,9 @@ impl Feed {
                 self.flush(out).await?;
                 return Ok(Done::CaughtUp);
             }
-            let bytes: usize = self.captured.iter().map(Captured::bytes).sum();
-            let waits = bytes > 0 || self.at != self.marked;
-            if bytes >= out.batch_bytes() || (waits && flushed.elapsed() >= OLDEST) {
+            let waits = self.bytes > 0 || self.at != self.marked;
+            let old = waits && self.transaction.is_none() && flushed.elapsed() >= OLDEST;
+            if old || self.bytes >= out.batch_bytes() {
                 self.flush(out).await?;
                 flushed = Instant::now();
             }
@@ -195,6 +198,7 @@ impl Feed {
         for captured in &mut self.captured {
             captured.flush(out).await?;
         }
+        self.bytes = 0;
         // A place beyond 4 GiB cannot be asked for: the file ends soon, and the next one begins at its beginning.
         if self.transaction.is_none() && self.at != self.marked && self.at.pos <= u64::from(u32::MAX) {
             out.mark(&Position::Log(self.at.clone())).await?;
@@ -439,7 +443,10 @@ impl Feed {
         let begun = || Transaction { order: Order::new(number, self.offset), single: false };
         let transaction = self.transaction.get_or_insert_with(begun);
         let captured = self.captured.get_mut(*i).ok_or_else(cut)?;
-        captured.take(&event, &mut transaction.order).map_err(|error| error.with("stream", &captured.stream))
+        let before = captured.bytes();
+        captured.take(&event, &mut transaction.order).map_err(|error| error.with("stream", &captured.stream))?;
+        self.bytes += captured.bytes() - before;
+        Ok(())
     }
 
     /// The number of the file that is being read.

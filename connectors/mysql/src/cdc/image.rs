@@ -2,167 +2,130 @@
 //!
 //! Source: "Rows_event" in the source documentation of MySQL 8.0, and the storage formats of `field.cc`.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::Range;
 
 use ingest_core::Result;
 
 use super::bytes::{Bytes, bit, cut};
 use super::json;
-use super::map::{Layout, Mapped};
+use super::map::{Layout, Mapped, Width};
 use crate::cells::{Cell, Moment, SECOND, clock, hex};
 
-/// One value of a row: at hand, in the row's bytes, or made of them.
-#[derive(Debug, Clone, PartialEq)]
-enum Piece {
+/// One value of a row, as it lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
     /// The row does not carry the column.
     Absent,
-    At(Cell<'static>),
-    Row(Range<usize>),
-    Made(Range<usize>),
+    Null,
+    /// Its bytes, without those of a length.
+    Given(&'a [u8]),
 }
 
-/// A row that has been read. Kept for the next one, so that a row costs no memory of its own.
-#[derive(Debug, Default)]
-pub(crate) struct Image {
-    pieces: Vec<Piece>,
-    made: Vec<u8>,
-}
-
-impl Image {
-    /// Reads the row at the front of `rows`: of the columns whose bit is set in `present`.
-    pub(crate) fn read(
-        &mut self,
-        rows: &mut Bytes<'_>,
-        whole: &[u8],
-        columns: &[Mapped],
-        present: &[u8],
-    ) -> Result<()> {
-        self.pieces.clear();
-        self.made.clear();
-        let count = (0..columns.len()).filter(|i| bit(present, *i)).count();
-        let nulls = rows.take(count.div_ceil(8))?;
-        let mut nth = 0;
-        for (i, column) in columns.iter().enumerate() {
-            if !bit(present, i) {
-                self.pieces.push(Piece::Absent);
-                continue;
-            }
-            let null = bit(nulls, nth);
-            nth += 1;
-            let piece = match null {
-                true => Piece::At(Cell::Null),
-                false => self.value(rows, whole, &column.layout).map_err(|error| error.with("column", &column.name))?,
-            };
-            self.pieces.push(piece);
-        }
-        Ok(())
+/// Finds the values of the row at the front of `rows`, which carries the columns whose bit is set in `present`. `values` is
+/// filled anew, so that a row costs no memory of its own.
+pub(crate) fn read<'a>(
+    rows: &mut Bytes<'a>,
+    columns: &[Mapped],
+    present: &[u8],
+    values: &mut Vec<Value<'a>>,
+) -> Result<()> {
+    values.clear();
+    let count = (0..columns.len()).filter(|i| bit(present, *i)).count();
+    if count == 0 {
+        // Such rows would take no room, and never end.
+        return Err(cut());
     }
+    let nulls = rows.take(count.div_ceil(8))?;
+    let mut nth = 0;
+    for (i, column) in columns.iter().enumerate() {
+        if !bit(present, i) {
+            values.push(Value::Absent);
+            continue;
+        }
+        let null = bit(nulls, nth);
+        nth += 1;
+        values.push(match null {
+            true => Value::Null,
+            false => Value::Given(bytes(rows, column.width).map_err(|error| error.with("column", &column.name))?),
+        });
+    }
+    Ok(())
+}
 
-    /// The value of a column; `None` where the row does not carry it. `whole` are the bytes that the row was read from.
-    pub(crate) fn cell<'a>(&'a self, whole: &'a [u8], column: usize) -> Option<Cell<'a>> {
-        match self.pieces.get(column)? {
-            Piece::Absent => None,
-            Piece::At(cell) => Some(*cell),
-            Piece::Row(range) => whole.get(range.clone()).map(Cell::Bytes),
-            Piece::Made(range) => self.made.get(range.clone()).map(Cell::Bytes),
+fn bytes<'a>(rows: &mut Bytes<'a>, width: Width) -> Result<&'a [u8]> {
+    match width {
+        Width::Fixed(bytes) => rows.take(bytes),
+        Width::Behind(length) => {
+            let bytes = usize::try_from(rows.little(length)?).map_err(|_| cut())?;
+            rows.take(bytes)
         }
     }
+}
 
-    fn value(&mut self, rows: &mut Bytes<'_>, whole: &[u8], layout: &Layout) -> Result<Piece> {
-        let at = |cell| Ok(Piece::At(cell));
-        match layout {
-            Layout::Integer { bytes, unsigned } => at(integer(rows, *bytes, *unsigned)?),
-            Layout::Float => at(Cell::Float(f32::from_le_bytes(rows.array()?))),
-            Layout::Double => at(Cell::Double(f64::from_le_bytes(rows.array()?))),
-            Layout::Decimal { precision, scale } => {
-                let text = decimal(rows, *precision, *scale)?;
-                Ok(self.keep(text.as_bytes()))
-            }
-            Layout::Year => {
-                let year = i64::from(rows.u8()?);
-                at(Cell::Int(if year == 0 { 0 } else { 1_900 + year }))
-            }
-            Layout::Date => at(Cell::Moment(date(rows)?)),
-            Layout::DateTime(digits) => at(Cell::Moment(date_time(rows, *digits)?)),
-            Layout::Timestamp(digits) => at(timestamp(rows, *digits)?),
-            Layout::Time(digits) => at(Cell::Time(time(rows, *digits)?)),
-            Layout::Enum(bytes, labels) => {
-                // The index 0 is the empty text of a value that was no label.
-                let index = usize::try_from(rows.little(*bytes)?).map_err(|_| cut())?;
-                let label = if index == 0 { "" } else { labels.get(index - 1).ok_or_else(cut)? };
-                Ok(self.keep(label.as_bytes()))
-            }
-            Layout::Set(bytes, labels) => {
-                let bits = rows.little(*bytes)?;
-                let chosen =
-                    labels.iter().enumerate().filter(|(i, _)| bits.checked_shr(*i as u32).unwrap_or(0) & 1 == 1);
-                let chosen: Vec<&str> = chosen.map(|(_, label)| label.as_str()).collect();
-                Ok(self.keep(chosen.join(",").as_bytes()))
-            }
-            Layout::Bits(bytes) => Ok(Piece::Row(within(rows, whole, *bytes)?)),
-            Layout::Bytes { length, width } => {
-                let length = usize::try_from(rows.little(*length)?).map_err(|_| cut())?;
-                let range = within(rows, whole, length)?;
-                match width {
-                    // BINARY(n) loses its zeros at the end in the log.
-                    Some(width) if *width > length => {
-                        let start = self.made.len();
-                        self.made.extend_from_slice(&whole[range]);
-                        self.made.resize(start + width, 0);
-                        Ok(Piece::Made(start..self.made.len()))
-                    }
-                    _ => Ok(Piece::Row(range)),
-                }
-            }
-            Layout::Text { length, charset } => {
-                let length = usize::try_from(rows.little(*length)?).map_err(|_| cut())?;
-                let range = within(rows, whole, length)?;
-                match charset.decode(&whole[range.clone()]) {
-                    std::borrow::Cow::Borrowed(_) => Ok(Piece::Row(range)),
-                    std::borrow::Cow::Owned(text) => Ok(self.keep(&text)),
-                }
-            }
-            Layout::Json(length) => {
-                let length = usize::try_from(rows.little(*length)?).map_err(|_| cut())?;
-                let text = json::print(rows.take(length)?)?;
-                Ok(self.keep(text.as_bytes()))
-            }
-            Layout::Inet4 => {
-                let bytes: [u8; 4] = padded(rows)?;
-                Ok(self.keep(Ipv4Addr::from(bytes).to_string().as_bytes()))
-            }
-            Layout::Inet6 => {
-                let bytes: [u8; 16] = padded(rows)?;
-                Ok(self.keep(Ipv6Addr::from(bytes).to_string().as_bytes()))
-            }
-            Layout::Uuid => {
-                let bytes: [u8; 16] = padded(rows)?;
-                Ok(self.keep(uuid(bytes).as_bytes()))
-            }
+/// Reads a value that is there. What has to be made of its bytes stands in `made` then.
+pub(crate) fn cell<'a>(layout: &'a Layout, given: &'a [u8], made: &'a mut Vec<u8>) -> Result<Cell<'a>> {
+    let mut bytes = Bytes(given);
+    made.clear();
+    Ok(match layout {
+        Layout::Integer { unsigned, .. } => integer(given, *unsigned)?,
+        Layout::Float => Cell::Float(f32::from_le_bytes(bytes.array()?)),
+        Layout::Double => Cell::Double(f64::from_le_bytes(bytes.array()?)),
+        Layout::Decimal { precision, scale } => match u8::try_from(*scale) {
+            Ok(scale) if *precision <= 38 => Cell::Decimal(unscaled(given, *precision, usize::from(scale))?, scale),
+            _ => keep(made, decimal(&mut bytes, *precision, *scale)?.as_bytes()),
+        },
+        Layout::Year => {
+            let year = i64::from(bytes.u8()?);
+            Cell::Int(if year == 0 { 0 } else { 1_900 + year })
         }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Piece {
-        let start = self.made.len();
-        self.made.extend_from_slice(bytes);
-        Piece::Made(start..self.made.len())
-    }
+        Layout::Date => Cell::Moment(date(&mut bytes)?),
+        Layout::DateTime(digits) => Cell::Moment(date_time(&mut bytes, *digits)?),
+        Layout::Timestamp(digits) => timestamp(&mut bytes, *digits)?,
+        Layout::Time(digits) => Cell::Time(time(&mut bytes, *digits)?),
+        Layout::Enum(length, labels) => {
+            // The index 0 is the empty text of a value that was no label.
+            let index = usize::try_from(bytes.little(*length)?).map_err(|_| cut())?;
+            let label = if index == 0 { "" } else { labels.get(index - 1).ok_or_else(cut)? };
+            Cell::Bytes(label.as_bytes())
+        }
+        Layout::Set(length, labels) => {
+            let bits = bytes.little(*length)?;
+            let chosen = labels.iter().enumerate().filter(|(i, _)| bits.checked_shr(*i as u32).unwrap_or(0) & 1 == 1);
+            let chosen: Vec<&str> = chosen.map(|(_, label)| label.as_str()).collect();
+            keep(made, chosen.join(",").as_bytes())
+        }
+        Layout::Bits(_) => Cell::Bytes(given),
+        Layout::Bytes { width, .. } => match width {
+            // BINARY(n) loses its zeros at the end in the log.
+            Some(width) if *width > given.len() => {
+                made.extend_from_slice(given);
+                made.resize(*width, 0);
+                Cell::Bytes(made)
+            }
+            _ => Cell::Bytes(given),
+        },
+        Layout::Text { charset, .. } => match charset.decode(given) {
+            Cow::Borrowed(text) => Cell::Bytes(text),
+            Cow::Owned(text) => keep(made, &text),
+        },
+        Layout::Json(_) => keep(made, json::print(given)?.as_bytes()),
+        Layout::Inet4 => keep(made, Ipv4Addr::from(padded::<4>(given)?).to_string().as_bytes()),
+        Layout::Inet6 => keep(made, Ipv6Addr::from(padded::<16>(given)?).to_string().as_bytes()),
+        Layout::Uuid => keep(made, uuid(padded(given)?).as_bytes()),
+    })
 }
 
-/// Where the next bytes lie in the whole.
-fn within(rows: &mut Bytes<'_>, whole: &[u8], count: usize) -> Result<Range<usize>> {
-    let start = whole.len() - rows.0.len();
-    rows.take(count)?;
-    Ok(start..start + count)
+fn keep<'a>(made: &'a mut Vec<u8>, bytes: &[u8]) -> Cell<'a> {
+    made.extend_from_slice(bytes);
+    Cell::Bytes(made)
 }
 
-/// A value of fixed width behind its length, whose zeros at the end are left out.
-fn padded<const N: usize>(rows: &mut Bytes<'_>) -> Result<[u8; N]> {
-    let length = usize::from(rows.u8()?);
+/// A value of fixed width, whose zeros at the end are left out.
+fn padded<const N: usize>(given: &[u8]) -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    bytes.get_mut(..length).ok_or_else(cut)?.copy_from_slice(rows.take(length)?);
+    bytes.get_mut(..given.len()).ok_or_else(cut)?.copy_from_slice(given);
     Ok(bytes)
 }
 
@@ -171,12 +134,12 @@ pub(crate) fn uuid(bytes: [u8; 16]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn integer(rows: &mut Bytes<'_>, bytes: usize, unsigned: bool) -> Result<Cell<'static>> {
-    let number = rows.little(bytes)?;
+fn integer(given: &[u8], unsigned: bool) -> Result<Cell<'static>> {
+    let number = Bytes(given).little(given.len())?;
     if unsigned {
         return Ok(Cell::UInt(number));
     }
-    let unused = 64 - 8 * bytes as u32;
+    let unused = 64 - 8 * given.len().clamp(1, 8) as u32;
     Ok(Cell::Int((number << unused).cast_signed() >> unused))
 }
 
@@ -228,13 +191,51 @@ fn time(rows: &mut Bytes<'_>, digits: usize) -> Result<i64> {
     Ok(if negative { -time } else { time })
 }
 
+/// So many bytes do the last digits of a decimal take that make no group of nine.
+const LOOSE: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
+
+/// So many bytes does a decimal take: of the digits before and after the point, groups of nine in four bytes each, and the rest.
+pub(crate) fn decimal_width(precision: usize, scale: usize) -> Result<usize> {
+    let whole = precision.checked_sub(scale).ok_or_else(cut)?;
+    let length = |digits: usize| digits / 9 * 4 + LOOSE[digits % 9];
+    Ok(length(whole) + length(scale))
+}
+
+/// A decimal of up to 38 digits as a whole number of its smallest unit; it lies in the row as [`decimal`] says.
+fn unscaled(stored: &[u8], precision: usize, scale: usize) -> Result<i128> {
+    let whole = precision.checked_sub(scale).ok_or_else(cut)?;
+    let negative = stored.first().is_some_and(|byte| byte & 0x80 == 0);
+    let flip = if negative { u64::MAX } else { 0 };
+    let (mut bytes, mut number, mut first) = (Bytes(stored), 0_i128, true);
+    let mut group = |digits: usize| -> Result<()> {
+        let length = LOOSE[digits];
+        if length == 0 {
+            return Ok(());
+        }
+        let bits = 8 * length as u32;
+        // The sign is the highest bit of all.
+        let sign = if std::mem::take(&mut first) { 1 << (bits - 1) } else { 0 };
+        let group = ((bytes.big(length)? ^ sign) ^ flip) & (u64::MAX >> (64 - bits));
+        let limit = 10_u64.pow(digits as u32);
+        if group >= limit {
+            return Err(cut());
+        }
+        number = number * i128::from(limit) + i128::from(group);
+        Ok(())
+    };
+    group(whole % 9)?;
+    for _ in 0..whole / 9 + scale / 9 {
+        group(9)?;
+    }
+    group(scale % 9)?;
+    Ok(if negative { -number } else { number })
+}
+
 /// A decimal as text: groups of nine digits in four bytes, the outer groups in fewer. The first bit is the sign, flipped; of a
 /// negative number all bits are.
 pub(crate) fn decimal(rows: &mut Bytes<'_>, precision: usize, scale: usize) -> Result<String> {
-    const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
     let whole = precision.checked_sub(scale).ok_or_else(cut)?;
-    let length = |digits: usize| digits / 9 * 4 + BYTES[digits % 9];
-    let stored = rows.take(length(whole) + length(scale))?;
+    let stored = rows.take(decimal_width(precision, scale)?)?;
     let negative = stored.first().is_some_and(|byte| byte & 0x80 == 0);
     let flip = if negative { 0xff } else { 0 };
     let mut bytes: Vec<u8> = stored.iter().map(|byte| byte ^ flip).collect();
@@ -248,7 +249,7 @@ pub(crate) fn decimal(rows: &mut Bytes<'_>, precision: usize, scale: usize) -> R
     }
     // Writing into a String cannot fail.
     let start = text.len();
-    let _ = write!(text, "{:0width$}", bytes.big(BYTES[whole % 9])?, width = whole % 9);
+    let _ = write!(text, "{:0width$}", bytes.big(LOOSE[whole % 9])?, width = whole % 9);
     for _ in 0..whole / 9 {
         let _ = write!(text, "{:09}", bytes.big(4)?);
     }
@@ -262,7 +263,7 @@ pub(crate) fn decimal(rows: &mut Bytes<'_>, precision: usize, scale: usize) -> R
         let _ = write!(text, "{:09}", bytes.big(4)?);
     }
     if !scale.is_multiple_of(9) {
-        let _ = write!(text, "{:0width$}", bytes.big(BYTES[scale % 9])?, width = scale % 9);
+        let _ = write!(text, "{:0width$}", bytes.big(LOOSE[scale % 9])?, width = scale % 9);
     }
     Ok(text)
 }
@@ -275,13 +276,12 @@ mod tests {
         (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("digits")).collect()
     }
 
-    fn read(layout: Layout, stored: &str) -> String {
+    fn printed(layout: Layout, stored: &str) -> String {
         let stored = bytes(stored);
-        let (mut rows, mut image) = (Bytes(&stored), Image::default());
-        let piece = image.value(&mut rows, &stored, &layout).expect("a value");
+        let mut rows = Bytes(&stored);
+        let given = super::bytes(&mut rows, layout.width().expect("a width")).expect("a value");
         assert!(rows.is_empty(), "{layout:?} leaves bytes");
-        image.pieces.push(piece);
-        match image.cell(&stored, 0).expect("a value") {
+        match cell(&layout, given, &mut Vec::new()).expect("a value") {
             Cell::Instant(micros) => crate::cells::print_micros(micros),
             cell => cell.print(),
         }
@@ -313,28 +313,27 @@ mod tests {
             (L::Bytes { length: 1, width: Some(3) }, "0161", "a\0\0"),
             (L::Inet4, "047f000001", "127.0.0.1"),
         ] {
-            assert_eq!(read(layout.clone(), stored), value, "{layout:?}");
+            assert_eq!(printed(layout.clone(), stored), value, "{layout:?}");
         }
     }
 
     #[test]
     fn damaged_rows_are_errors() {
+        let column = |layout: Layout| Mapped {
+            name: "a".into(),
+            width: layout.width().expect("a width"),
+            layout,
+            kind: crate::types::Kind::Text,
+            nullable: true,
+        };
         let columns = [
-            Mapped {
-                name: "a".into(),
-                layout: Layout::Decimal { precision: 65, scale: 30 },
-                kind: crate::types::Kind::Text,
-                nullable: true,
-            },
-            Mapped { name: "b".into(), layout: Layout::Json(4), kind: crate::types::Kind::Text, nullable: true },
-            Mapped {
-                name: "c".into(),
-                layout: Layout::Enum(2, vec![]),
-                kind: crate::types::Kind::Text,
-                nullable: true,
-            },
+            column(Layout::Decimal { precision: 65, scale: 30 }),
+            column(Layout::Decimal { precision: 38, scale: 10 }),
+            column(Layout::Json(4)),
+            column(Layout::Enum(2, vec![])),
         ];
         let mut state = 1_u64;
+        let mut made = Vec::new();
         for length in 0..200 {
             let stored: Vec<u8> = (0..length)
                 .map(|_| {
@@ -342,7 +341,38 @@ mod tests {
                     (state >> 56) as u8
                 })
                 .collect();
-            let _ = Image::default().read(&mut Bytes(&stored), &stored, &columns, &[7]);
+            let mut values = Vec::new();
+            let _ = read(&mut Bytes(&stored), &columns, &[15], &mut values);
+            for (value, column) in values.iter().zip(&columns) {
+                if let Value::Given(given) = value {
+                    let _ = cell(&column.layout, given, &mut made);
+                }
+            }
+        }
+        assert!(unscaled(&[0xff, 0xff], 3, 0).is_err(), "more than 999");
+    }
+
+    #[test]
+    fn a_row_that_carries_nothing_is_damaged() {
+        let layout = Layout::Year;
+        let width = layout.width().expect("a width");
+        let column = Mapped { name: "a".into(), width, layout, kind: crate::types::Kind::Int16, nullable: true };
+        assert!(read(&mut Bytes(&[1, 2]), &[column], &[0], &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn decimals_are_the_same_as_numbers_and_as_texts() {
+        for (precision, scale, stored) in [
+            (12, 2, "80075bcd150c"),
+            (12, 2, "7ff8a432eaf3"),
+            (10, 3, "7ffffff3fea6"),
+            (9, 9, "80000001"),
+            (1, 0, "85"),
+        ] {
+            let stored = bytes(stored);
+            let text = decimal(&mut Bytes(&stored), precision, scale).expect("a decimal");
+            let number = unscaled(&stored, precision, scale).expect("a decimal");
+            assert_eq!(Some(number), crate::cells::decimal(text.as_bytes(), scale as i8), "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use ingest_core::{Error, ErrorKind, Result};
 
 use super::bytes::{Bytes, bit};
 use super::charset::{Charset, Collations};
+use super::image;
 use crate::catalog::Column;
 use crate::types::Kind;
 
@@ -55,11 +56,40 @@ pub(crate) enum Layout {
     Uuid,
 }
 
+/// How much of a row a value takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    Fixed(usize),
+    /// What a length of so many bytes says, which stands before it.
+    Behind(usize),
+}
+
+impl Layout {
+    pub(crate) fn width(&self) -> Result<Width> {
+        Ok(match self {
+            Self::Integer { bytes, .. } | Self::Bits(bytes) | Self::Enum(bytes, _) | Self::Set(bytes, _) => {
+                Width::Fixed(*bytes)
+            }
+            Self::Float => Width::Fixed(4),
+            Self::Double => Width::Fixed(8),
+            Self::Decimal { precision, scale } => Width::Fixed(image::decimal_width(*precision, *scale)?),
+            Self::Year => Width::Fixed(1),
+            Self::Date => Width::Fixed(3),
+            Self::DateTime(digits) => Width::Fixed(5 + digits.div_ceil(2)),
+            Self::Timestamp(digits) => Width::Fixed(4 + digits.div_ceil(2)),
+            Self::Time(digits) => Width::Fixed(3 + digits.div_ceil(2)),
+            Self::Bytes { length, .. } | Self::Text { length, .. } | Self::Json(length) => Width::Behind(*length),
+            Self::Inet4 | Self::Inet6 | Self::Uuid => Width::Behind(1),
+        })
+    }
+}
+
 /// A column of a table at a place in the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Mapped {
     pub(crate) name: String,
     pub(crate) layout: Layout,
+    pub(crate) width: Width,
     pub(crate) kind: Kind,
     pub(crate) nullable: bool,
 }
@@ -260,7 +290,8 @@ fn columns(
         };
         let layout = layout(raw, unsigned[i], labels, known, text).map_err(|error| error.with("column", name))?;
         let kind = kind(raw, &layout);
-        columns.push(Mapped { name: name.clone(), kind, layout, nullable: bit(nulls, i) });
+        let width = layout.width()?;
+        columns.push(Mapped { name: name.clone(), kind, layout, width, nullable: bit(nulls, i) });
     }
     Ok(columns)
 }
