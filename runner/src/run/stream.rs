@@ -63,6 +63,8 @@ pub struct StreamTask {
     group: Unit,
     group_bytes: u64,
     since: Option<Instant>,
+    /// When the last commit was done.
+    committed: Option<Instant>,
     /// The plan has feeds that bring rows of this stream.
     follows_feeds: bool,
     clock: Arc<dyn Clock>,
@@ -103,6 +105,7 @@ impl StreamTask {
             group: Unit::default(),
             group_bytes: 0,
             since: None,
+            committed: None,
             ending: false,
             feeds: BTreeMap::new(),
         }
@@ -111,7 +114,7 @@ impl StreamTask {
     /// Works until [`Message::End`]. An error is noted in the shared part; what was committed stays.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Finished {
         loop {
-            let deadline = self.since.map(|since| since + self.shared.commit_interval);
+            let deadline = self.deadline();
             let message = tokio::select! {
                 message = messages.recv() => message,
                 () = sleep_until(deadline) => {
@@ -141,6 +144,13 @@ impl StreamTask {
         Finished { committer: self.committer, feeds: self.feeds }
     }
 
+    /// When what has come is committed at the latest. Lanes of a stream that is followed hand over one after another: they
+    /// share commits.
+    fn deadline(&self) -> Option<Instant> {
+        let due = self.since? + self.shared.commit_interval;
+        Some(self.committed.map_or(due, |at| due.max(at + self.shared.commit_interval / 2)))
+    }
+
     fn failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
     }
@@ -166,15 +176,18 @@ impl StreamTask {
         self.group.tally.add(unit.tally);
         self.group.schema = unit.schema.or(self.group.schema.take());
         let something = !(self.group.files.is_empty() && self.group.quarantine.is_empty());
-        if self.since.is_none() && (something || self.shared.follows) {
-            self.since = Some(Instant::now());
+        if something || self.shared.follows {
+            // Of a stream that is followed, the time that its rows have waited in their file counts.
+            let now = Instant::now();
+            let came = unit.since.filter(|_| self.shared.follows).map_or(now, Instant::from_std);
+            self.since = Some(self.since.map_or(came, |since| since.min(came)));
         }
         if matches!(self.scope, Scope::Interval(_)) {
             // Nothing shows before everything is there.
             return;
         }
         // A region is applied in a commit of its own rows; large groups and old ones do not wait.
-        let old = self.since.is_some_and(|since| since.elapsed() >= self.shared.commit_interval);
+        let old = self.deadline().is_some_and(|at| at <= Instant::now());
         let large = self.group_bytes >= self.shared.options.target_file_bytes.saturating_mul(8);
         if regions_before || large || old {
             self.attempt_commit().await;
@@ -215,6 +228,7 @@ impl StreamTask {
             return Ok(());
         }
         let result = self.commit_taken(group, settling).await;
+        self.committed = Some(Instant::now());
         self.broken = result.is_err();
         if self.shared.follows && !self.broken {
             let followed = Followed {

@@ -513,6 +513,7 @@ impl StreamWriter {
         let schema = self.file_schema.take();
         let files = file.finish().map_err(|e| e.with("stream", &self.shared.name))?;
         failpoint::reach("file_closed");
+        self.closed.since.get_or_insert(self.since);
         self.closed.files.extend(files);
         self.closed.schema = Some(Arc::clone(self.shared.conform().storage())).filter(|_| schema.is_some());
         Ok(())

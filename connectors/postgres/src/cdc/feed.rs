@@ -18,8 +18,8 @@ use crate::server::Server;
 use crate::wire::{Connection, Role, broken};
 use crate::work::{LogPosition, Position};
 
-/// A mark is set this often where little comes.
-const PACE: Duration = Duration::from_millis(500);
+/// A mark is set this often where little comes: what has come is visible so much later at most.
+const PACE: Duration = Duration::from_millis(100);
 /// How long is waited for more before the server is asked how far it is.
 const LULL: Duration = Duration::from_millis(50);
 /// The longest wait while nothing comes.

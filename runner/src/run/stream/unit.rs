@@ -1,5 +1,7 @@
 //! What lanes tell a stream's task: files with what they cover.
 
+use std::time::Instant;
+
 use arrow_schema::SchemaRef;
 use ingest_core::lake::DataFile;
 use ingest_core::{Region, Result, SliceId, Stored};
@@ -40,6 +42,8 @@ pub struct Unit {
     pub region: Option<Region>,
     /// The storage schema that the files were written with, where it is wider than the table's.
     pub schema: Option<SchemaRef>,
+    /// When the first row of the files came.
+    pub since: Option<Instant>,
 }
 
 /// Which slice.
