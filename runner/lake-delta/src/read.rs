@@ -8,12 +8,12 @@ use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use ingest_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
@@ -33,6 +33,7 @@ const BATCH_ROWS: usize = 8192;
 const AHEAD: usize = 2;
 
 /// Bytes of a Parquet file in the lake's store.
+#[derive(Clone)]
 struct Bytewise {
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -58,9 +59,8 @@ impl AsyncFileReader for Bytewise {
     ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
         async move {
             let size = self.size;
-            let reader = ParquetMetaDataReader::new()
-                .with_metadata_options(options.map(|o| o.metadata_options().clone()))
-                .with_prefetch_hint(Some(64 << 10));
+            let reader =
+                ParquetMetaDataReader::new().with_arrow_reader_options(options).with_prefetch_hint(Some(64 << 10));
             Ok(Arc::new(reader.load_and_finish(self, size).await?))
         }
         .boxed()
@@ -90,55 +90,110 @@ pub(crate) async fn scan(
     schema: &SchemaRef,
     partition_by: &[String],
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    scan_selected(log, file, schema, partition_by, None).await
+    Opened::of(log, file).await?.rows(schema, partition_by, Part::All, Ok)
 }
 
-/// Some rows of a data file; see [`scan`].
-pub(crate) async fn scan_selected(
-    log: &Log,
-    file: &Add,
-    schema: &SchemaRef,
-    partition_by: &[String],
-    selection: Option<RowSelection>,
-) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    if file.deletion_vector.is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "cannot read a data file with a deletion vector")
-            .with("table", &log.folder)
-            .hint("purge the table's deletion vectors with the tool that made them"));
+/// Which rows of a data file are read.
+pub(crate) enum Part {
+    All,
+    /// From a row on, so many or all that follow.
+    From(u32, Option<u32>),
+    Rows(RowSelection),
+}
+
+/// The selection of some rows of a data file, by their numbers in rising order.
+pub(crate) fn selected(rows: impl Iterator<Item = u32>) -> RowSelection {
+    let mut next = 0_u32;
+    let mut selectors = Vec::new();
+    for row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row.saturating_add(1);
     }
-    let path = object_path(log, &file.path)?;
-    let table = log.folder.clone();
-    let fault = move |e: ParquetError| {
-        let kind = match &e {
-            ParquetError::External(cause) if cause.downcast_ref::<object_store::Error>().is_some() => {
-                ErrorKind::Unavailable
+    RowSelection::from(selectors)
+}
+
+/// A data file whose footer is read.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    bytes: Bytewise,
+    footer: ArrowReaderMetadata,
+    file: Add,
+    table: Path,
+}
+
+impl Opened {
+    pub async fn of(log: &Log, file: &Add) -> Result<Self> {
+        if file.deletion_vector.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "cannot read a data file with a deletion vector")
+                .with("table", &log.folder)
+                .hint("purge the table's deletion vectors with the tool that made them"));
+        }
+        let path = object_path(log, &file.path)?;
+        let table = log.folder.clone();
+        let mut bytes = Bytewise { store: log.lake.store.clone(), path, size: file.size };
+        let footer = ArrowReaderMetadata::load_async(&mut bytes, ArrowReaderOptions::new())
+            .await
+            .map_err(|e| fault(&table, e))?;
+        Ok(Self { bytes, footer, file: file.clone(), table })
+    }
+
+    /// What `take` makes of the rows of a part, batch by batch; see [`scan`]. It works on the thread that decodes.
+    pub fn rows<T: Send + 'static>(
+        &self,
+        schema: &SchemaRef,
+        partition_by: &[String],
+        part: Part,
+        mut take: impl FnMut(RecordBatch) -> Result<T> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<T>>> {
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.bytes.clone(), self.footer.clone());
+        let roots = builder.parquet_schema().root_schema().get_fields();
+        let wanted: Vec<usize> =
+            (0..roots.len()).filter(|i| schema.fields().iter().any(|f| f.name() == roots[*i].name())).collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+        let builder = match part {
+            Part::All | Part::From(0, None) => builder,
+            Part::From(first, rows) => {
+                let all = usize::try_from(self.footer.metadata().file_metadata().num_rows()).unwrap_or_default();
+                let rest = all.saturating_sub(first as usize);
+                let rows = rows.map_or(rest, |rows| rest.min(rows as usize));
+                let skipped = RowSelector::skip(all - rest);
+                builder.with_row_selection(RowSelection::from(vec![skipped, RowSelector::select(rows)]))
             }
-            _ => ErrorKind::DataInvalid,
+            Part::Rows(selection) => builder.with_row_selection(selection),
         };
-        Error::new(kind, "cannot read a data file of the table").with("table", &table).caused_by(e)
-    };
-    let reader = Bytewise { store: log.lake.store.clone(), path, size: file.size };
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&fault)?;
-    let roots = builder.parquet_schema().root_schema().get_fields();
-    let wanted: Vec<usize> =
-        (0..roots.len()).filter(|i| schema.fields().iter().any(|f| f.name() == roots[*i].name())).collect();
-    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
-    if let Some(selection) = selection {
-        builder = builder.with_row_selection(selection);
+        let table = self.table.clone();
+        let rows = builder.build().map_err(|e| fault(&table, e))?;
+        let file = &self.file;
+        let constants: Vec<Option<Option<String>>> = schema
+            .fields()
+            .iter()
+            .map(|f| partition_by.contains(f.name()).then(|| file.partition_values.get(f.name()).cloned().flatten()))
+            .collect();
+        let schema = schema.clone();
+        let made = rows.map(move |batch| {
+            let batch = batch.map_err(|e| fault(&table, e))?;
+            take(assemble(&batch, &schema, &constants)?)
+        });
+        Ok(ahead(made.boxed()))
     }
-    let rows = builder.build().map_err(&fault)?;
-    let constants: Vec<Option<Option<String>>> = schema
-        .fields()
-        .iter()
-        .map(|f| partition_by.contains(f.name()).then(|| file.partition_values.get(f.name()).cloned().flatten()))
-        .collect();
-    let schema = schema.clone();
-    Ok(ahead(rows.map_err(fault).map(move |batch| assemble(&batch?, &schema, &constants)).boxed()))
+}
+
+fn fault(table: &Path, error: ParquetError) -> Error {
+    let kind = match &error {
+        ParquetError::External(cause) if cause.downcast_ref::<object_store::Error>().is_some() => {
+            ErrorKind::Unavailable
+        }
+        _ => ErrorKind::DataInvalid,
+    };
+    Error::new(kind, "cannot read a data file of the table").with("table", table).caused_by(error)
 }
 
 /// Decodes on a thread of its own while the caller works on the batches before; ends with the stream.
-fn ahead(mut rows: BoxStream<'static, Result<RecordBatch>>) -> BoxStream<'static, Result<RecordBatch>> {
+fn ahead<T: Send + 'static>(mut rows: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
     let (batches, receiver) = mpsc::channel(AHEAD);
     let mut decoder = JoinSet::new();
     let runtime = Handle::current();

@@ -293,3 +293,26 @@ async fn random_batches_of_partial_rows_equal_the_model_after_each() {
 async fn random_batches_that_only_insert_equal_the_model_after_each() {
     sequence(14, KeyKind::Text, Meeting::Keep, false).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_as_large_as_several_writers_keeps_every_row_once() {
+    let format = in_memory();
+    let mut random = StdRng::seed_from_u64(15);
+    let mut row = |id: i64, seq: u64| {
+        let noise: String = (0..32).map(|_| format!("{:016x}", random.random::<u64>())).collect();
+        Row { id, name: Some(noise), amount: Some(id), op: "U", seq: Some(seq), absent: None, at: 1_000_000 }
+    };
+    let mut table = format.create(FOLDER, &definition(merge_schema(), &[])).await.unwrap();
+    let first: Vec<Row> = (0..40_000).map(|id| row(id, 1)).collect();
+    // Every seventh, whichever writer it falls to; two of the keys are new.
+    let second: Vec<Row> = (0..40_000).step_by(7).chain(40_000..40_002).map(|id| row(id, 2)).collect();
+    let mut model = Model::default();
+    for rows in [first, second] {
+        model.apply(&rows, false, false);
+        apply(&mut table, vec![batch_of(&rows)], merge_of(&["id".into()], Meeting::Update { soft_delete: false }))
+            .await;
+    }
+    let files = table.files().await.unwrap();
+    assert!(files.iter().map(|file| file.bytes).sum::<u64>() > 8 << 20, "{files:?}");
+    assert!(held(table.as_ref()).await == model.0, "the table differs from the model");
+}

@@ -110,6 +110,10 @@ impl Fates {
         }
     }
 
+    pub fn is_dropped(&self, at: At) -> bool {
+        self.table.get(at.file as usize).is_some_and(|fate| fate.dropped.contains(at.row))
+    }
+
     pub fn patch(&mut self, at: At, patch: Patch) {
         if let Some(fate) = self.table.get_mut(at.file as usize) {
             fate.patched.insert(at.row, patch);

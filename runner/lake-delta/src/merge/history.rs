@@ -14,20 +14,25 @@
 //! Rows without a time of their own hold from when they were read. Clocks may differ and go back: such a row never begins
 //! before, or with, what was read before it.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
 use arrow::row::RowConverter;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMicrosecondArray};
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
-use arrow_select::take::take_record_batch;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ingest_core::lake::{Meeting, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
+use parquet::arrow::arrow_reader::RowSelection;
 
 use super::fates::{At, Fates, Patch, Span};
 use super::keys::{Classes, Digest, KeyId, KeyMap, converter, map};
 use super::scene::{Facts, Reach, Reader, Scene, row_number};
+use super::sift::{FILES, Sift, Sifted, files};
+use crate::read::{Part, selected};
 
 /// Memory for a row that comes and for a version that is there, one each.
 const ROW_BYTES: u64 = 320;
@@ -66,6 +71,14 @@ struct Version {
     order: Option<Box<[u8]>>,
 }
 
+/// A version of a key that came, of whose values nothing is known yet.
+struct Met {
+    id: KeyId,
+    at: At,
+    span: Span,
+    order: Option<Box<[u8]>>,
+}
+
 /// The versions of a key in order of time, and those that are no more.
 #[derive(Debug, Default)]
 struct Timeline {
@@ -80,8 +93,8 @@ pub(super) async fn decide(scene: &Scene, fates: &mut Fates) -> Result<()> {
     let Meeting::History { time, tracked } = &scene.merge.meeting else {
         return Err(Error::unexpected("only a history is decided as one"));
     };
-    let reader = Reader::new(scene)?;
-    let prints = Printer::new(scene, tracked)?;
+    let reader = Arc::new(Reader::new(scene)?);
+    let prints = Arc::new(Printer::new(scene, tracked)?);
     let classes = Classes::new(scene.source_rows(), ROW_BYTES, scene.merge.memory_bytes)?;
     let mut reach = Reach::new(scene)?;
     for class in 0..classes.count() {
@@ -106,8 +119,8 @@ pub(super) async fn decide(scene: &Scene, fates: &mut Fates) -> Result<()> {
 struct Pass<'a> {
     scene: &'a Scene,
     time: &'a str,
-    reader: &'a Reader,
-    prints: &'a Printer,
+    reader: &'a Arc<Reader>,
+    prints: &'a Arc<Printer>,
     classes: &'a Classes,
     class: u64,
     events: KeyMap<Vec<Event>>,
@@ -162,60 +175,36 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Finds the versions that there are of the keys that came. Few rows are met as a rule, so that what stands for their
+    /// values is read of them alone.
     async fn meet(&mut self, reach: &Reach, fates: &mut Fates) -> Result<()> {
-        let sorted = self.reader.keys.is_ordered().then(|| {
-            let mut ids: Vec<KeyId> = self.events.keys().copied().collect();
-            ids.sort_unstable();
-            ids
-        });
-        let keys = self.scene.project(|name| self.reader.keys.columns.iter().any(|key| key == name));
-        let spans = [columns::EFFECTIVE, columns::EXPIRY];
-        let sweep = self.scene.merge.sweep;
+        let (scene, sweep) = (self.scene, self.scene.merge.sweep);
         let by_time = matches!(sweep, Sweep::Keys { .. });
-        let whole = self.scene.project(|n| {
-            self.reader.is_needed(n)
-                || self.prints.has(n)
-                || spans.contains(&n)
-                || (by_time && n == columns::INGESTED_AT)
+        let known = scene.project(|name| {
+            self.reader.is_needed(name)
+                || [columns::EFFECTIVE, columns::EXPIRY].contains(&name)
+                || (by_time && name == columns::INGESTED_AT)
         });
-        for (file, number) in self.scene.table.iter().zip(0_u32..) {
-            if fates.table[number as usize].gone {
-                continue;
-            }
-            let partition_by = &self.scene.partition_by;
-            if !sweep.deletes() {
-                if !reach.may_meet(file, partition_by, &self.reader.keys, sorted.as_deref())? {
-                    continue;
-                }
-                // A look at the keys alone is cheap beside reading all that is tracked.
-                let mut batches = self.scene.scan(file, &keys).await?;
-                let mut hit = false;
-                while let Some((_, batch)) = batches.try_next().await? {
-                    let ids = self.reader.keys.ids(&batch)?;
-                    hit = ids.iter().flatten().any(|id| self.events.contains_key(id));
-                    if hit {
-                        break;
-                    }
-                }
-                if !hit {
-                    continue;
-                }
-            }
-            let mut batches = self.scene.scan(file, &whole).await?;
-            while let Some((start, batch)) = batches.try_next().await? {
-                self.meet_batch(number, start, &batch, fates)?;
-            }
+        let files = files(scene, reach, self.reader, self.events.keys().copied(), fates)?;
+        let sift = Sift::new(self.reader, self.classes, self.class, sweep, self.events.keys());
+        let mut found = Arc::new(sift).through(scene, &known, files);
+        let mut met: BTreeMap<u32, VecDeque<Met>> = BTreeMap::new();
+        while let Some(sifted) = found.try_next().await? {
+            self.meet_batch(&sifted, fates, &mut met)?;
         }
-        Ok(())
+        drop(found);
+        self.print(met).await
     }
 
-    fn meet_batch(&mut self, file: u32, start: u32, batch: &RecordBatch, fates: &mut Fates) -> Result<()> {
-        let facts = self.reader.facts(batch)?;
+    fn meet_batch(
+        &self,
+        Sifted { batch, facts, rows }: &Sifted,
+        fates: &mut Fates,
+        met: &mut BTreeMap<u32, VecDeque<Met>>,
+    ) -> Result<()> {
         let (from, to) = (moments(batch, columns::EFFECTIVE)?, moments(batch, columns::EXPIRY)?);
-        let mut hits: Vec<(KeyId, usize)> = Vec::new();
-        for row in 0..batch.num_rows() {
-            let at = At { file, row: row_number(start, row)? };
-            if !self.classes.has(self.class, facts.ids[row]) || fates.table[file as usize].dropped.contains(at.row) {
+        for &(row, at) in rows {
+            if fates.is_dropped(at) {
                 continue;
             }
             if from.is_null(row) {
@@ -226,27 +215,46 @@ impl Pass<'_> {
                 .hint("load the stream again with `ingest run --full-refresh`"));
             }
             if let Some(id) = facts.ids[row].filter(|id| self.events.contains_key(id)) {
-                hits.push((id, row));
+                let span = Span { from: from.value(row), to: to.is_valid(row).then(|| to.value(row)) };
+                let order = facts.order(row).map(Into::into);
+                met.entry(at.file).or_default().push_back(Met { id, at, span, order });
             } else if facts.is_swept(self.scene.merge.sweep, row) && to.is_null(row) {
                 fates.changed += 1;
                 // A clock may have gone back.
                 fates.patch(at, Patch::Close(self.scene.merge.now.max(from.value(row).saturating_add(1))));
             }
         }
-        if hits.is_empty() {
-            return Ok(());
-        }
-        // Few rows of a batch are met as a rule, and what stands for their values costs most.
-        let met = UInt64Array::from_iter_values(hits.iter().map(|(_, row)| *row as u64));
-        let prints = self.prints.of(&take_record_batch(batch, &met)?)?;
-        for ((id, row), prints) in hits.into_iter().zip(prints) {
-            let at = At { file, row: row_number(start, row)? };
-            let span = Span { from: from.value(row), to: to.is_valid(row).then(|| to.value(row)) };
-            let origin = Origin::Table(at, span.to);
-            let order = facts.order(row).map(Into::into);
-            self.lines.entry(id).or_default().versions.push(Version { span, origin, prints, order });
-        }
         Ok(())
+    }
+
+    /// Makes versions of the rows that are met.
+    async fn print(&mut self, mut met: BTreeMap<u32, VecDeque<Met>>) -> Result<()> {
+        let scene = self.scene;
+        let schema = scene.project(|name| self.prints.has(name));
+        let files: Vec<_> =
+            met.iter().map(|(file, rows)| (*file, selected(rows.iter().map(|met| met.at.row)))).collect();
+        let (prints, schema) = (self.prints, &schema);
+        let open = |(number, selection): (u32, RowSelection)| async move {
+            let file = scene.table.get(number as usize);
+            let file = file.ok_or_else(|| Error::unexpected("a row was met in a file that is not there"))?;
+            let prints = Arc::clone(prints);
+            scene.sift_part(file, schema, Part::Rows(selection), move |_, batch| Ok((number, prints.of(&batch)?))).await
+        };
+        let mut printed = futures::stream::iter(files).then(open).try_flatten_unordered(FILES).boxed();
+        while let Some((file, prints)) = printed.try_next().await? {
+            let mut rows = met.get_mut(&file);
+            for prints in prints {
+                let Some(Met { id, at, span, order }) = rows.as_mut().and_then(|rows| rows.pop_front()) else {
+                    return Err(Error::unexpected("more rows were read than were met"));
+                };
+                let origin = Origin::Table(at, span.to);
+                self.lines.entry(id).or_default().versions.push(Version { span, origin, prints, order });
+            }
+        }
+        match met.values().all(VecDeque::is_empty) {
+            true => Ok(()),
+            false => Err(Error::unexpected("fewer rows were read than were met")),
+        }
     }
 
     fn settle(self, fates: &mut Fates) {

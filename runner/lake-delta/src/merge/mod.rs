@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | `keys` | keys as numbers of 128 bits |
 //! | `scene` | the files that are worked on, and which of them may meet |
+//! | `sift` | the rows of the table that may meet those that come |
 //! | `update` | decides for `merge`: the newest row of each key |
 //! | `history` | decides for `scd2`: the versions of each key |
 //! | `fates`, `output` | what was decided, and how it is written |
@@ -26,6 +27,7 @@ mod history;
 mod keys;
 mod output;
 mod scene;
+mod sift;
 mod update;
 
 use std::sync::Arc;

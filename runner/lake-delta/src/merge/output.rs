@@ -6,22 +6,23 @@ use std::sync::Arc;
 use arrow_array::builder::{BooleanBuilder, TimestampMicrosecondBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+};
 use arrow_schema::{FieldRef, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use arrow_select::interleave::interleave;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use ingest_core::lake::{DataFile, Meeting};
+use ingest_core::lake::{DataFile, Meeting, Merge};
 use ingest_core::{Error, Result, columns};
-use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 
 use super::fates::{At, Chain, Fates, Patch, SourceFate, TableFate};
 use super::history::times;
 use super::scene::{Made, Scene, row_number};
 use crate::action::Add;
 use crate::cluster::Ends;
-use crate::read::scan_selected;
+use crate::read::{Part, selected};
 use crate::rewrite::write_all;
 
 /// Rows that are made of several and held at once.
@@ -35,7 +36,6 @@ const LANE_BYTES: u64 = 4 << 20;
 pub(super) async fn write(scene: &Scene, fates: Fates, made: &mut Made) -> Result<()> {
     let Fates { table, source, chains, changed } = fates;
     made.figures.rows_changed = changed;
-    rewrite(scene, table, made).await?;
     let mut rest = Vec::new();
     for ((file, add), fate) in scene.merge.rows.iter().zip(&scene.source).zip(source) {
         let whole = fate.kept.count() == file.rows && fate.spans.is_empty();
@@ -49,8 +49,10 @@ pub(super) async fn write(scene: &Scene, fates: Fates, made: &mut Made) -> Resul
     let came = incoming(scene, rest);
     let chains: Vec<Vec<Chain>> = chains.chunks(CHAINS).map(<[Chain]>::to_vec).collect();
     let joined = futures::stream::iter(chains).then(|chains| join(scene, chains)).boxed();
-    let written = write_rows(scene, came.chain(joined).boxed()).await?;
-    made.written.extend(written);
+    let came = write_rows(scene, came.chain(joined).boxed());
+    let (rewritten, came) = futures::future::join(rewrite(scene, table, made), came).await;
+    let came = came.map(|files| made.written.extend(files));
+    rewritten.and(came)?;
     let bytes = made.written.iter().chain(&made.adopted).map(|file| file.bytes);
     made.figures.bytes_written = bytes.sum();
     made.figures.files_written = (made.written.len() + made.adopted.len()) as u64;
@@ -75,7 +77,7 @@ async fn rewrite(scene: &Scene, fates: Vec<TableFate>, made: &mut Made) -> Resul
         // The log need not know how many rows there are.
         if !fate.gone && (rows == 0 || fate.dropped.count() < rows) {
             changed += fate.patched.len() as u64;
-            stay.push((file.clone(), Arc::new(fate)));
+            stay.push(Staying { file: file.clone(), fate: Arc::new(fate), first: 0, rows: None });
         }
     }
     made.figures.files_touched = made.removed.len() as u64;
@@ -84,10 +86,10 @@ async fn rewrite(scene: &Scene, fates: Vec<TableFate>, made: &mut Made) -> Resul
     }
     // In the order of their keys, so that files which lie apart by key still do when they are written again.
     if let Some(ends) = Ends::of(&scene.schema, &scene.merge.key, &scene.partition_by)? {
-        let placed = stay.into_iter().map(|(file, fate)| Ok((ends.in_file(&file)?, file, fate)));
+        let placed = stay.into_iter().map(|staying| Ok((ends.in_file(&staying.file)?, staying)));
         let mut placed = placed.collect::<Result<Vec<_>>>()?;
-        placed.sort_by(|a, b| (&a.0, &a.1.path).cmp(&(&b.0, &b.1.path)));
-        stay = placed.into_iter().map(|(_, file, fate)| (file, fate)).collect();
+        placed.sort_by(|a, b| (&a.0, &a.1.file.path).cmp(&(&b.0, &b.1.file.path)));
+        stay = placed.into_iter().map(|(_, staying)| staying).collect();
     }
     let lanes = lanes(stay).into_iter().map(|files| write_rows(scene, surviving(scene, files)));
     // What one lane wrote is to be removed where another fails.
@@ -108,31 +110,58 @@ async fn rewrite(scene: &Scene, fates: Vec<TableFate>, made: &mut Made) -> Resul
     Ok(())
 }
 
-/// A file of the table, and what becomes of it.
-type Staying = (Add, Arc<TableFate>);
+/// Rows of a file of the table, and what becomes of them.
+#[derive(Clone)]
+struct Staying {
+    file: Add,
+    fate: Arc<TableFate>,
+    first: u32,
+    /// `None` = all that follow.
+    rows: Option<u32>,
+}
 
 /// Parts files among writers that run side by side. None is so small that the table falls apart into small files, and there
-/// are never more of them than files that go.
+/// are never more of them than cores.
 fn lanes(files: Vec<Staying>) -> Vec<Vec<Staying>> {
-    let bytes: u64 = files.iter().map(|(file, _)| file.size).sum();
+    let bytes: u64 = files.iter().map(|staying| staying.file.size).sum();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES) as u64;
     let share = bytes.div_ceil(cores).max(LANE_BYTES);
     let mut lanes: BTreeMap<u64, Vec<Staying>> = BTreeMap::new();
     let mut before = 0;
-    for (file, fate) in files {
-        // By where its middle lies: neighbours stay together, and a large file leaves no lane with next to nothing.
-        let lane = (before + file.size / 2) / share;
-        before += file.size;
-        lanes.entry(lane).or_default().push((file, fate));
+    for staying in files {
+        let size = staying.file.size;
+        let parts = split(staying, ((size + share / 2) / share).min(size / LANE_BYTES));
+        let each = size / parts.len().max(1) as u64;
+        for part in parts {
+            // By where its middle lies: neighbours stay together, and a large file leaves no lane with next to nothing.
+            lanes.entry((before + each / 2) / share).or_default().push(part);
+            before += each;
+        }
     }
     lanes.into_values().collect()
+}
+
+/// Cuts a file that is as large as several lanes.
+fn split(whole: Staying, parts: u64) -> Vec<Staying> {
+    // The log need not know how many rows there are.
+    let rows = u32::try_from(whole.file.data_file(&[]).rows).unwrap_or_default();
+    let each = u64::from(rows).checked_div(parts).and_then(|each| u32::try_from(each).ok()).unwrap_or_default();
+    if parts < 2 || each == 0 {
+        return vec![whole];
+    }
+    let firsts: Vec<u32> = (0..rows).step_by(each as usize).take(usize::try_from(parts).unwrap_or(1)).collect();
+    let last = firsts.len() - 1;
+    let part = |(n, first)| Staying { first, rows: (n < last).then_some(each), ..whole.clone() };
+    firsts.into_iter().enumerate().map(part).collect()
 }
 
 /// What stays of files, one after the other.
 fn surviving(scene: &Scene, files: Vec<Staying>) -> BoxStream<'_, Result<RecordBatch>> {
     futures::stream::iter(files)
-        .then(move |(file, fate)| async move { Ok::<_, Error>((scene.scan(&file, &scene.schema).await?, fate)) })
-        .map_ok(|(rows, fate)| rows.and_then(move |(start, batch)| std::future::ready(survive(start, batch, &fate))))
+        .then(move |Staying { file, fate, first, rows }| async move {
+            let survive = move |start: u32, batch| survive(row_number(first, start as usize)?, batch, &fate);
+            scene.sift_part(&file, &scene.schema, Part::From(first, rows), survive).await
+        })
         .try_flatten()
         .boxed()
 }
@@ -152,33 +181,24 @@ fn patch(start: u32, batch: RecordBatch, fate: &TableFate) -> Result<RecordBatch
     if fate.patched.range(rows.clone()).next().is_none() {
         return Ok(batch);
     }
-    let time = |of: fn(Patch) -> Option<i64>| -> BTreeMap<usize, i64> {
+    let times = |of: fn(Patch) -> Option<i64>| -> Vec<(usize, i64)> {
         let found = fate.patched.range(rows.clone());
         found.filter_map(|(row, patch)| Some(((row - start) as usize, of(*patch)?))).collect()
     };
-    let closed = time(|patch| if let Patch::Close(at) = patch { Some(at) } else { None });
-    let deleted = time(|patch| if let Patch::Deleted(at) = patch { Some(at) } else { None });
+    let closed = times(|patch| if let Patch::Close(at) = patch { Some(at) } else { None });
+    let deleted = times(|patch| if let Patch::Deleted(at) = patch { Some(at) } else { None });
     let replaced = |(field, array): (&FieldRef, &ArrayRef)| match field.name().as_str() {
         columns::EXPIRY if !closed.is_empty() => moments_with(array, &closed),
         columns::CURRENT if !closed.is_empty() => {
-            let mut flags = BooleanBuilder::with_capacity(array.len());
-            let before = array.as_boolean();
-            (0..array.len()).for_each(|row| {
-                flags.append_option(match closed.contains_key(&row) {
-                    true => Some(false),
-                    false => before.is_valid(row).then(|| before.value(row)),
-                });
-            });
-            Arc::new(flags.finish()) as ArrayRef
+            let mut flags: Vec<Option<bool>> = array.as_boolean().iter().collect();
+            closed.iter().for_each(|(row, _)| flags[*row] = Some(false));
+            Arc::new(BooleanArray::from(flags)) as ArrayRef
         }
         columns::DELETED_AT if !deleted.is_empty() => moments_with(array, &deleted),
         columns::OP if !deleted.is_empty() => {
-            let before = array.as_string::<i32>();
-            let op = |row: usize| match deleted.contains_key(&row) {
-                true => Some("D"),
-                false => before.is_valid(row).then(|| before.value(row)),
-            };
-            Arc::new((0..array.len()).map(op).collect::<StringArray>()) as ArrayRef
+            let mut ops: Vec<Option<&str>> = array.as_string::<i32>().iter().collect();
+            deleted.iter().for_each(|(row, _)| ops[*row] = Some("D"));
+            Arc::new(StringArray::from(ops)) as ArrayRef
         }
         _ => array.clone(),
     };
@@ -186,34 +206,27 @@ fn patch(start: u32, batch: RecordBatch, fate: &TableFate) -> Result<RecordBatch
     Ok(RecordBatch::try_new(batch.schema(), arrays)?)
 }
 
-fn moments_with(array: &ArrayRef, times: &BTreeMap<usize, i64>) -> ArrayRef {
-    let before = array.as_primitive::<TimestampMicrosecondType>();
-    let mut moments = TimestampMicrosecondBuilder::with_capacity(array.len()).with_data_type(array.data_type().clone());
-    for row in 0..array.len() {
-        let kept = before.is_valid(row).then(|| before.value(row));
-        moments.append_option(times.get(&row).copied().or(kept));
-    }
-    Arc::new(moments.finish())
+fn moments_with(array: &ArrayRef, times: &[(usize, i64)]) -> ArrayRef {
+    let mut moments: Vec<Option<i64>> = array.as_primitive::<TimestampMicrosecondType>().iter().collect();
+    times.iter().for_each(|(row, time)| moments[*row] = Some(*time));
+    Arc::new(TimestampMicrosecondArray::from(moments).with_data_type(array.data_type().clone()))
 }
 
 /// The rows that come in as they are.
 fn incoming(scene: &Scene, files: Vec<(Add, Arc<SourceFate>)>) -> BoxStream<'_, Result<RecordBatch>> {
     futures::stream::iter(files)
         .then(move |(file, fate)| async move {
-            let rows = scene.scan(&file, &scene.schema).await?;
-            Ok::<_, Error>(rows.and_then(move |(start, batch)| {
-                let kept = enter(scene, start, batch, &fate);
-                std::future::ready(kept)
-            }))
+            let merge = Arc::clone(&scene.merge);
+            scene.sift(&file, &scene.schema, move |start, batch| enter(&merge, start, batch, &fate)).await
         })
         .try_flatten()
         .boxed()
 }
 
-fn enter(scene: &Scene, start: u32, batch: RecordBatch, fate: &SourceFate) -> Result<RecordBatch> {
-    let batch = match &scene.merge.meeting {
+fn enter(merge: &Merge, start: u32, batch: RecordBatch, fate: &SourceFate) -> Result<RecordBatch> {
+    let batch = match &merge.meeting {
         Meeting::History { time, .. } => {
-            let times = times(&batch, time, scene.merge.now)?;
+            let times = times(&batch, time, merge.now)?;
             let mut from = TimestampMicrosecondBuilder::with_capacity(batch.num_rows());
             let mut to = TimestampMicrosecondBuilder::with_capacity(batch.num_rows());
             let mut current = BooleanBuilder::with_capacity(batch.num_rows());
@@ -302,17 +315,8 @@ async fn gather(
     let mut places = HashMap::with_capacity(wanted.len());
     for group in wanted.chunk_by(|a, b| a.file == b.file) {
         let Some(file) = group.first().and_then(|at| files.get(at.file as usize)) else { continue };
-        let mut next = 0_u32;
-        let mut selectors = Vec::with_capacity(group.len() * 2);
-        for at in group {
-            if at.row > next {
-                selectors.push(RowSelector::skip((at.row - next) as usize));
-            }
-            selectors.push(RowSelector::select(1));
-            next = at.row.saturating_add(1);
-        }
-        let selection = RowSelection::from(selectors);
-        let mut found = scan_selected(&scene.log, file, &scene.schema, &scene.partition_by, Some(selection)).await?;
+        let part = Part::Rows(selected(group.iter().map(|at| at.row)));
+        let mut found = scene.sift_part(file, &scene.schema, part, |_, batch| Ok(batch)).await?;
         let mut rows = group.iter();
         while let Some(batch) = found.try_next().await? {
             for (row, at) in (0..batch.num_rows()).zip(rows.by_ref()) {
@@ -376,5 +380,31 @@ impl<'a> Parts<'a> {
             times.append_option(self.is_deleted(last).then(|| read.unwrap_or(now)));
         }
         Arc::new(times.finish().with_timezone("UTC"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(rows: u64) -> Staying {
+        let stats = json!({"numRecords": rows}).to_string();
+        let file = json!({"path": "a", "size": 1, "partitionValues": {}, "stats": stats, "modificationTime": 0, "dataChange": true});
+        Staying { file: serde_json::from_value(file).unwrap(), fate: Arc::default(), first: 0, rows: None }
+    }
+
+    fn cut(rows: u64, parts: u64) -> Vec<(u32, Option<u32>)> {
+        split(file(rows), parts).into_iter().map(|part| (part.first, part.rows)).collect()
+    }
+
+    #[test]
+    fn parts_of_a_file_follow_one_another_to_its_end() {
+        assert_eq!(cut(10, 3), [(0, Some(3)), (3, Some(3)), (6, None)]);
+        assert_eq!(cut(10, 1), [(0, None)]);
+        assert_eq!(cut(10, 0), [(0, None)]);
+        assert_eq!(cut(2, 3), [(0, None)]);
+        assert_eq!(cut(0, 2), [(0, None)], "the log does not say how many rows there are");
     }
 }

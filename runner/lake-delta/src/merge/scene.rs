@@ -8,8 +8,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Schema, SchemaRef};
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use ingest_core::lake::{DataFile, Merge, Merged, Sweep};
 use ingest_core::{Error, ErrorKind, Result, columns};
 
@@ -17,7 +17,7 @@ use super::fates::{Fates, SourceFate, TableFate};
 use super::keys::{KeyId, Keys, converter};
 use crate::action::Add;
 use crate::log::Log;
-use crate::read::scan;
+use crate::read::{Opened, Part};
 use crate::region::{Bounds, Regions, Share, bounds};
 use crate::table::{DeltaTable, TableWriters};
 
@@ -83,12 +83,36 @@ impl Scene {
     }
 
     pub async fn scan(&self, file: &Add, schema: &SchemaRef) -> Result<Numbered> {
-        let rows = scan(&self.log, file, schema, &self.partition_by).await?;
+        self.sift(file, schema, |start, batch| Ok((start, batch))).await
+    }
+
+    /// What `take` makes of the batches of a file, each with the number of its first row. It works on the thread that decodes.
+    pub async fn sift<T: Send + 'static>(
+        &self,
+        file: &Add,
+        schema: &SchemaRef,
+        take: impl FnMut(u32, RecordBatch) -> Result<T> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<T>>> {
+        self.sift_part(file, schema, Part::All, take).await
+    }
+
+    /// As [`Self::sift`], for some rows; they are numbered as if there were no others.
+    pub async fn sift_part<T: Send + 'static>(
+        &self,
+        file: &Add,
+        schema: &SchemaRef,
+        part: Part,
+        mut take: impl FnMut(u32, RecordBatch) -> Result<T> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<T>>> {
+        let opened = Opened::of(&self.log, file).await?;
         let progress = Arc::clone(&self.merge.progress);
-        let counted = rows.inspect(move |_| {
+        let mut next = 0_u32;
+        opened.rows(schema, &self.partition_by, part, move |batch| {
             progress.fetch_add(1, Ordering::Relaxed);
-        });
-        Ok(numbered(counted.boxed()))
+            let start = next;
+            next = row_number(start, batch.num_rows())?;
+            take(start, batch)
+        })
     }
 
     /// The rows that regions take away before others come.
@@ -116,17 +140,6 @@ impl Scene {
         }
         Ok(())
     }
-}
-
-fn numbered(rows: BoxStream<'static, Result<RecordBatch>>) -> Numbered {
-    let mut next = 0_u32;
-    rows.map(move |batch| {
-        let batch = batch?;
-        let start = next;
-        next = row_number(start, batch.num_rows())?;
-        Ok((start, batch))
-    })
-    .boxed()
 }
 
 /// The number of a row in its file.

@@ -4,6 +4,7 @@
 //! are read once for each class of keys.
 
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use futures::TryStreamExt;
@@ -13,9 +14,10 @@ use ingest_core::{Error, ErrorKind, Result, columns};
 use super::fates::{At, Chain, Fates, Patch};
 use super::keys::{Classes, KeyId, KeyMap, map};
 use super::scene::{Facts, Reach, Reader, Scene, row_number};
+use super::sift::{Sift, Sifted, files};
 
-/// Memory for a key: its entry, and the text of its order where there is one.
-const KEY_BYTES: u64 = 64;
+/// Memory for a key: its entries, and the text of its order where there is one.
+const KEY_BYTES: u64 = 68;
 const ORDER_BYTES: u64 = 96;
 
 /// The newest that came of a key.
@@ -76,7 +78,7 @@ impl Parts {
 /// The keys of one class.
 struct Pass<'a> {
     scene: &'a Scene,
-    reader: &'a Reader,
+    reader: &'a Arc<Reader>,
     classes: &'a Classes,
     class: u64,
     latest: KeyMap<Latest>,
@@ -86,7 +88,7 @@ struct Pass<'a> {
 
 /// Decides all.
 pub(super) async fn decide(scene: &Scene, fates: &mut Fates) -> Result<()> {
-    let reader = Reader::new(scene)?;
+    let reader = Arc::new(Reader::new(scene)?);
     let soft = matches!(scene.merge.meeting, Meeting::Update { soft_delete: true });
     let of_source = scene.project(|name| reader.is_needed(name) || name == columns::OP || name == columns::ABSENT);
     let sweep = scene.merge.sweep;
@@ -181,29 +183,15 @@ impl Pass<'_> {
 
     /// Compares what came with the files of the table that may hold its keys.
     async fn meet(&mut self, schema: &SchemaRef, reach: &Reach, fates: &mut Fates) -> Result<()> {
-        let sorted = self.reader.keys.is_ordered().then(|| {
-            let mut ids: Vec<KeyId> = self.latest.keys().copied().collect();
-            ids.sort_unstable();
-            ids
-        });
-        for (file, number) in self.scene.table.iter().zip(0_u32..) {
-            let partition_by = &self.scene.partition_by;
-            let skipped = fates.table[number as usize].gone
-                || !(self.scene.merge.sweep.deletes()
-                    || reach.may_meet(file, partition_by, &self.reader.keys, sorted.as_deref())?);
-            if skipped {
-                continue;
-            }
-            let mut batches = self.scene.scan(file, schema).await?;
-            while let Some((start, batch)) = batches.try_next().await? {
-                let facts = self.reader.facts(&batch)?;
-                for row in 0..batch.num_rows() {
-                    let at = At { file: number, row: row_number(start, row)? };
-                    // A region has taken it away.
-                    let there = !fates.table[number as usize].dropped.contains(at.row);
-                    if there && self.classes.has(self.class, facts.ids[row]) {
-                        self.meet_row(facts.ids[row], at, &facts, row, fates);
-                    }
+        let scene = self.scene;
+        let files = files(scene, reach, self.reader, self.latest.keys().copied(), fates)?;
+        let sift = Sift::new(self.reader, self.classes, self.class, scene.merge.sweep, self.latest.keys());
+        let mut found = Arc::new(sift).through(scene, schema, files);
+        while let Some(Sifted { facts, rows, .. }) = found.try_next().await? {
+            for (row, at) in rows {
+                // A region has taken it away.
+                if !fates.is_dropped(at) {
+                    self.meet_row(facts.ids[row], at, &facts, row, fates);
                 }
             }
         }
