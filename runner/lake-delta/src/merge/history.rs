@@ -62,6 +62,14 @@ enum Origin {
     Came(At, i64),
 }
 
+impl Origin {
+    fn place(self) -> At {
+        match self {
+            Self::Table(at, _) | Self::Came(at, _) => at,
+        }
+    }
+}
+
 /// A version of a key.
 #[derive(Debug, Clone)]
 struct Version {
@@ -261,7 +269,7 @@ impl Pass<'_> {
         let mut lines = self.lines;
         for (id, mut events) in self.events {
             let mut line = lines.remove(&id).unwrap_or_default();
-            line.versions.sort_by_key(|version| version.span.from);
+            line.versions.sort_by_key(|version| (version.span.from, version.origin.place()));
             line.read_times = self.time == columns::INGESTED_AT;
             // What is equal keeps the order in which it came.
             match line.read_times {

@@ -70,7 +70,8 @@ impl Parts {
         }
         let kept_first = self.rows.first().map(|(at, _)| *at) == first;
         if self.begin != Begin::Whole || !kept_first {
-            self.table = Some(table);
+            // Files come side by side: of a key that is there twice it is always the same row.
+            self.table = self.table.max(Some(table));
         }
     }
 }
