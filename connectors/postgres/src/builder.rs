@@ -14,7 +14,7 @@ use ingest_core::{Error, ErrorKind, Result};
 
 use crate::text::{self, exact, flags};
 use crate::types::{Kind, entries, entry_fields, item, range_fields, struct_fields};
-use crate::values::{read_date, read_decimal, read_timestamp};
+use crate::values::{decimals, read_date, read_timestamp};
 use crate::wire::Reader;
 
 /// Where a value that does not fit goes: the row, and its text as the server prints it.
@@ -98,7 +98,8 @@ impl<T: ArrowPrimitiveType> Fixed<T> {
         Self { values: Vec::new(), nulls: NullBufferBuilder::new(0) }
     }
 
-    #[inline]
+    // Called, it costs as much again.
+    #[inline(always)]
     fn push(&mut self, value: T::Native) {
         self.values.push(value);
         self.nulls.append_non_null();
@@ -117,6 +118,7 @@ impl<T: ArrowPrimitiveType> Fixed<T> {
         fields: impl Iterator<Item = Option<&'a [u8]>>,
         read: impl Fn([u8; N]) -> T::Native,
     ) -> Result<()> {
+        self.values.reserve(fields.size_hint().0);
         for field in fields {
             match field {
                 Some(bytes) => self.push(read(exact(bytes)?)),
@@ -135,14 +137,18 @@ impl<T: ArrowPrimitiveType> Fixed<T> {
         misfits: &mut Misfits,
         read: impl Fn(&'a [u8]) -> Result<Option<T::Native>>,
     ) -> Result<()> {
+        self.values.reserve(fields.size_hint().0);
         for field in fields {
-            match field.map(|bytes| Ok::<_, Error>((bytes, read(bytes)?))).transpose()? {
-                Some((_, Some(value))) => self.push(value),
-                Some((bytes, None)) => {
+            let Some(bytes) = field else {
+                self.null();
+                continue;
+            };
+            match read(bytes)? {
+                Some(value) => self.push(value),
+                None => {
                     misfits.push((self.values.len(), printed(kind, bytes)?));
                     self.null();
                 }
-                None => self.null(),
             }
         }
         Ok(())
@@ -294,7 +300,7 @@ impl Builder {
             }
             Self::Decimal { values, precision, scale } => {
                 let (precision, scale) = (*precision, *scale);
-                values.extend_checked(fields, &Kind::Numeric, misfits, |bytes| read_decimal(bytes, precision, scale))
+                values.extend_checked(fields, &Kind::Numeric, misfits, decimals(precision, scale))
             }
             Self::Text(values) | Self::Binary(values) => values.extend(fields),
             Self::Printed { kind: Kind::Jsonb, values } => {
@@ -496,9 +502,7 @@ fn fit(kind: &Kind, bytes: &[u8]) -> Result<Fit> {
     match kind {
         Kind::Date => read_date(bytes).map(|value| whole(value.is_some())),
         Kind::Timestamp | Kind::TimestampTz => read_timestamp(bytes).map(|value| whole(value.is_some())),
-        Kind::Decimal { precision, scale } => {
-            read_decimal(bytes, *precision, *scale).map(|value| whole(value.is_some()))
-        }
+        Kind::Decimal { precision, scale } => decimals(*precision, *scale)(bytes).map(|value| whole(value.is_some())),
         Kind::Text | Kind::Jsonb => Ok(whole(std::str::from_utf8(bytes).is_ok())),
         Kind::List(inner) => {
             let dimensions = text::dimensions(&mut Reader(bytes))?;
