@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Changes from the logs of databases into Delta, beside programs that read the same log and do nothing with it.
 
-    benches/changes.py PROGRAM [CASE…]      cases: append, merge, mariadb, mysql, latency, memory (default: all)
+    benches/changes.py PROGRAM [CASE…]      cases: append, merge, mariadb, mysql, latency, memory, tables
+                                            (default: all)
 
 CHANGES=2000000 changes of one table, nine in ten inserts and updates, in transactions of a hundred; RUNS=3 in turns, of which the
-median is printed; SECONDS=30 of 500 transactions a second; ROWS=5000000 of one transaction. Needs what `bash .ci/install`
+median is printed; SECONDS=30 of 500 transactions a second; ROWS=5000000 of one transaction; TABLES=10000 of one
+feed. Needs what `bash .ci/install`
 installs, and of Debian's mariadb-client the program mariadb-binlog, which is fetched where it is missing.
 """
 
@@ -30,6 +32,7 @@ CHANGES = int(os.environ.get("CHANGES", "2000000"))
 RUNS = int(os.environ.get("RUNS", "3"))
 SECONDS = int(os.environ.get("SECONDS", "30"))
 ROWS = int(os.environ.get("ROWS", "5000000"))
+TABLES = int(os.environ.get("TABLES", "10000"))
 RATE = 500
 LOGICAL = "wal_level=logical\nshared_buffers=1GB\nmax_replication_slots=8\nmax_wal_senders=8\n"
 
@@ -384,6 +387,31 @@ def memory():
         server.stop()
 
 
+def each(server, statement):
+    """Runs a statement for each of many tables, $ being its number; few in a transaction, which takes locks."""
+    for first in range(0, TABLES, 500):
+        last = min(first + 500, TABLES) - 1
+        loop = f"FOR i IN {first}..{last} LOOP EXECUTE replace($sql${statement}$sql$, '$', i::text); END LOOP"
+        server.sql(f"DO $do$ BEGIN {loop}; END $do$")
+
+
+def tables():
+    """Peak memory with very many tables in one feed."""
+    server = PostgreSQL(LOGICAL + "max_locks_per_transaction=256\n")
+    try:
+        each(server, "CREATE TABLE t$ (id int PRIMARY KEY, v text, at timestamptz, n numeric(12,2))")
+        each(server, "INSERT INTO t$ SELECT i, 'v' || i, now(), i / 4.0 FROM generate_series(1, 3) i")
+        lake = Lake(postgres(server), "public.*", memory="256MiB")
+        first, loading = lake.run(rows=3 * TABLES)
+        for change in ["UPDATE t$ SET v = 'new' WHERE id = 1", "INSERT INTO t$ VALUES (9, 'x', now(), 1)", "DELETE FROM t$ WHERE id = 2"]:
+            each(server, change)
+        wall, peak = lake.run(rows=3 * TABLES)
+        print(f"{TABLES:,} tables, budget 256 MiB: load {first:.0f} s, peak {loading:.0f} MiB; changes of each {wall:.0f} s, peak {peak:.0f} MiB (goal 320)")
+        lake.remove()
+    finally:
+        server.stop()
+
+
 CASES = {
     "append": append,
     "merge": merge,
@@ -391,6 +419,7 @@ CASES = {
     "mysql": lambda: binlog("mysql"),
     "latency": latency,
     "memory": memory,
+    "tables": tables,
 }
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, Scalar, StringArray};
 use async_trait::async_trait;
 use ingest_core::{
-    CancellationToken, Clock, Done, Error, ErrorKind, Event, Lag, RawOut, Result, Source, Stored, StreamName, memory_of,
+    CancellationToken, Clock, Done, Error, ErrorKind, Event, Lag, RawOut, Result, Seq, Source, Stored, StreamName,
+    columns, memory_of,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -325,6 +326,20 @@ pub fn lowest(streams: &[SliceStream]) -> Option<Stored> {
     positions
         .try_fold(first, |lowest, next| next.map(|next| if next.seq < lowest.seq { next } else { lowest }))
         .cloned()
+}
+
+/// The rows that lie behind where the table stands; `None` when there are none.
+pub fn beyond(batch: RecordBatch, from: Option<&Seq>) -> Result<Option<RecordBatch>> {
+    let Some(from) = from else { return Ok(Some(batch)) };
+    let seq = batch.column_by_name(columns::SEQ).and_then(|column| column.as_any().downcast_ref::<StringArray>());
+    let Some(seq) = seq else {
+        return Err(Error::unexpected(
+            "the connector emitted rows without `_ingest_seq` in a slice of several streams",
+        ));
+    };
+    let keep = arrow::compute::kernels::cmp::gt(seq, &Scalar::new(StringArray::from(vec![from.as_str()])))?;
+    let kept = arrow::compute::filter_record_batch(&batch, &keep)?;
+    Ok((kept.num_rows() > 0).then_some(kept))
 }
 
 fn backoff(attempt: u32) -> Duration {

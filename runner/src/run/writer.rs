@@ -4,18 +4,21 @@
 //! is thrown away if the slice fails before the next mark. So a file that covers something never holds a row that nothing
 //! covers, and a retry goes on from the last emitted mark.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use arrow_array::{RecordBatch, Scalar, StringArray};
+use arrow_array::RecordBatch;
 use ingest_core::lake::{DataFile, DataWriter};
 use ingest_core::{
-    BadRecord, Clock, Error, ErrorKind, Event, Region, Result, Seq, SliceId, Stored, StreamName, columns, memory_of,
+    BadRecord, Clock, Error, ErrorKind, Event, Region, Result, Seq, SliceId, Stored, StreamName, memory_of,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::lane::beyond;
 use super::merge::part_keyless;
 use super::quarantine::{self, Record};
 use super::stream::{Cover, Message, SliceKey, StreamShared, Unit};
@@ -25,6 +28,10 @@ use crate::policy::{Examiner, Tally};
 
 /// Records of one stream that may wait for a mark, in bytes.
 const MAX_WAITING_RECORDS: usize = 32 << 20;
+
+/// Files that a lane keeps open between marks: each takes memory, and a handle of the system. Where more streams have rows, their
+/// files end with what came.
+const OPEN_FILES: usize = 64;
 
 /// What a lane tells its writer thread.
 pub enum Order {
@@ -106,6 +113,8 @@ pub struct LaneWriter {
     settings: WriterSettings,
     slice: Option<SliceBegin>,
     open: BTreeMap<StreamName, StreamWriter>,
+    /// So many of them have an open file.
+    files: Rc<Cell<usize>>,
 }
 
 /// The rows of one stream on their way into files.
@@ -118,12 +127,15 @@ struct StreamWriter {
     waiting_bytes: usize,
     /// Files of records that no mark covers yet.
     waiting_files: Vec<DataFile>,
+    /// Ended files of rows that no mark covers yet.
+    waiting_rows: Vec<DataFile>,
     /// Checks and masks.
     examiner: Examiner,
     /// What was counted of rows that no mark covers yet.
     waiting_tally: Tally,
-    /// The open file.
+    /// The open file, and how many of the lane are open.
     file: Option<Box<dyn DataWriter>>,
+    files: Rc<Cell<usize>>,
     file_schema: Option<arrow_schema::SchemaRef>,
     since: Instant,
     /// The open file holds rows that no mark covers; all of them are so.
@@ -139,7 +151,7 @@ struct StreamWriter {
 impl LaneWriter {
     /// Runs until the lane hangs up. The error, if any, is left in `fault`; then the channel is closed.
     pub fn run(settings: WriterSettings, mut orders: mpsc::Receiver<Order>, fault: &Fault) {
-        let mut writer = Self { settings, slice: None, open: BTreeMap::new() };
+        let mut writer = Self { settings, slice: None, open: BTreeMap::new(), files: Rc::default() };
         while let Some(order) = orders.blocking_recv() {
             if let Err(error) = writer.obey(order) {
                 *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -227,8 +239,8 @@ impl LaneWriter {
         let several = slice.known.len() > 1;
         let from = wanted.from.as_ref().filter(|_| several).and_then(|stored| stored.seq.clone());
         let shared = &wanted.shared;
-        let settings = &self.settings;
-        let writer = self.open.entry(name.clone()).or_insert_with(|| StreamWriter::new(shared, settings));
+        let (settings, files) = (&self.settings, &self.files);
+        let writer = self.open.entry(name.clone()).or_insert_with(|| StreamWriter::new(shared, settings, files));
         Ok(Some((writer, from)))
     }
 
@@ -261,8 +273,10 @@ impl LaneWriter {
         let Some(slice) = &self.slice else { return Err(Error::unexpected("a mark without a slice")) };
         for wanted in &slice.streams {
             let name = &wanted.shared.name;
-            let stream =
-                self.open.entry(name.clone()).or_insert_with(|| StreamWriter::new(&wanted.shared, &self.settings));
+            let stream = self
+                .open
+                .entry(name.clone())
+                .or_insert_with(|| StreamWriter::new(&wanted.shared, &self.settings, &self.files));
             // A table that stands ahead of this position does not go back.
             if let (Cover::At(position), Some(from)) = (cover, &wanted.from)
                 && slice.known.len() > 1
@@ -310,7 +324,7 @@ impl LaneWriter {
 }
 
 impl StreamWriter {
-    fn new(shared: &Arc<StreamShared>, settings: &WriterSettings) -> Self {
+    fn new(shared: &Arc<StreamShared>, settings: &WriterSettings, files: &Rc<Cell<usize>>) -> Self {
         Self {
             shared: Arc::clone(shared),
             pending: Vec::new(),
@@ -318,9 +332,11 @@ impl StreamWriter {
             waiting_records: Vec::new(),
             waiting_bytes: 0,
             waiting_files: Vec::new(),
+            waiting_rows: Vec::new(),
             examiner: Examiner::new(Arc::clone(&shared.target.values), Arc::clone(shared.quality.sets())),
             waiting_tally: Tally::default(),
             file: None,
+            files: Rc::clone(files),
             file_schema: None,
             since: Instant::now(),
             provisional: false,
@@ -337,7 +353,8 @@ impl StreamWriter {
 
     fn rows(&mut self, batch: RecordBatch, room: u64, settings: &WriterSettings) -> Result<()> {
         if self.provisional {
-            return self.encode(batch, settings);
+            self.encode(batch, settings)?;
+            return self.relieve();
         }
         let bytes = memory_of(&batch) as u64;
         self.pending_bytes += bytes;
@@ -351,8 +368,31 @@ impl StreamWriter {
             }
             self.provisional = true;
             self.encode_pending(settings)?;
+            self.relieve()?;
         }
         Ok(())
+    }
+
+    /// Ends the open file where the lane has too many of them.
+    fn relieve(&mut self) -> Result<()> {
+        if self.files.get() > OPEN_FILES { self.park() } else { Ok(()) }
+    }
+
+    /// Ends the open file, and keeps it until it can be handed over.
+    fn park(&mut self) -> Result<()> {
+        if !self.provisional {
+            return self.close_file();
+        }
+        let Some(file) = self.take_file() else { return Ok(()) };
+        self.file_schema = None;
+        self.waiting_rows.extend(file.finish().map_err(|e| e.with("stream", &self.shared.name))?);
+        Ok(())
+    }
+
+    fn take_file(&mut self) -> Option<Box<dyn DataWriter>> {
+        let file = self.file.take()?;
+        self.files.set(self.files.get().saturating_sub(1));
+        Some(file)
     }
 
     fn encode_pending(&mut self, settings: &WriterSettings) -> Result<()> {
@@ -388,15 +428,16 @@ impl StreamWriter {
         let schema = conformed.batch.schema();
         if self.file_schema.as_ref().is_some_and(|open| open.fields() != schema.fields()) {
             // The schema widened under way: the files before it stay as they are.
-            let provisional = self.provisional;
-            self.close_file()?;
-            self.provisional = provisional;
+            self.park()?;
         }
         if self.file.is_none() {
             let storage = Arc::clone(conform.storage());
             self.file = Some(self.shared.writers.writer(storage, &self.shared.options)?);
+            self.files.set(self.files.get() + 1);
             self.file_schema = Some(schema);
-            self.since = Instant::now();
+            if self.closed.files.is_empty() {
+                self.since = Instant::now();
+            }
         }
         match &mut self.file {
             Some(file) => file.write(&conformed.batch).map_err(|e| e.with("stream", &self.shared.name)),
@@ -438,7 +479,8 @@ impl StreamWriter {
 
     fn remove(&mut self, region: Region, settings: &WriterSettings) -> Result<()> {
         let region = self.shared.target.values.mask_region(region)?;
-        let waiting = !self.waiting_records.is_empty() || !self.waiting_files.is_empty();
+        let waiting =
+            !self.waiting_records.is_empty() || !self.waiting_files.is_empty() || !self.waiting_rows.is_empty();
         let uncovered = !self.pending.is_empty() || self.provisional || waiting;
         if region == Region::All {
             // Rows that came since the last mark are among those that are removed.
@@ -459,15 +501,20 @@ impl StreamWriter {
         self.covers.push((key, cover));
         let full = self.file.as_ref().is_some_and(|file| file.bytes() >= self.shared.options.target_file_bytes);
         // A stream that is followed says how far it is, also where nothing came for it.
-        let old = self.since.elapsed() >= self.shared.commit_interval && (self.file.is_some() || self.shared.follows);
+        let some = self.file.is_some() || !self.closed.files.is_empty();
+        let old = self.since.elapsed() >= self.shared.commit_interval && (some || self.shared.follows);
         let records = self.records.iter().map(Record::bytes).sum::<usize>() > MAX_WAITING_RECORDS / 4;
-        if full || old || records || self.region.is_some() { self.cut(settings) } else { Ok(()) }
+        if full || old || records || self.region.is_some() { self.cut(settings) } else { self.relieve() }
     }
 
     fn accept(&mut self, settings: &WriterSettings) -> Result<()> {
         self.provisional = false;
         // Rows may turn out to be records on their way into a file.
         self.encode_pending(settings)?;
+        if !self.waiting_rows.is_empty() {
+            self.closed.files.append(&mut self.waiting_rows);
+            self.closed.schema = Some(Arc::clone(self.shared.conform().storage()));
+        }
         self.records.append(&mut self.waiting_records);
         self.waiting_bytes = 0;
         self.closed.quarantine.append(&mut self.waiting_files);
@@ -483,13 +530,14 @@ impl StreamWriter {
         self.waiting_records.clear();
         self.waiting_bytes = 0;
         // Nobody commits the files: maintenance removes them.
+        self.waiting_rows.clear();
         let dropped: u64 = self.waiting_files.drain(..).map(|file| file.rows).sum();
         self.shared.counters.rows_quarantined.fetch_sub(dropped, Ordering::Relaxed);
         self.examiner.forget(&std::mem::take(&mut self.waiting_tally));
         // Until a mark covers it, a removal is as provisional as rows are; the slice gives it again.
         self.region = None;
         if self.provisional
-            && let Some(file) = self.file.take()
+            && let Some(file) = self.take_file()
         {
             file.abort();
             self.file_schema = None;
@@ -509,7 +557,7 @@ impl StreamWriter {
     }
 
     fn close_file(&mut self) -> Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
+        let Some(file) = self.take_file() else { return Ok(()) };
         let schema = self.file_schema.take();
         let files = file.finish().map_err(|e| e.with("stream", &self.shared.name))?;
         failpoint::reach("file_closed");
@@ -548,18 +596,4 @@ impl StreamWriter {
         }
         self.shared.units.blocking_send(Message::Unit(Box::new(unit))).map_err(|_| Error::cancelled())
     }
-}
-
-/// The rows that lie behind where the table stands; `None` when there are none.
-fn beyond(batch: RecordBatch, from: Option<&Seq>) -> Result<Option<RecordBatch>> {
-    let Some(from) = from else { return Ok(Some(batch)) };
-    let seq = batch.column_by_name(columns::SEQ).and_then(|column| column.as_any().downcast_ref::<StringArray>());
-    let Some(seq) = seq else {
-        return Err(Error::unexpected(
-            "the connector emitted rows without `_ingest_seq` in a slice of several streams",
-        ));
-    };
-    let keep = arrow::compute::kernels::cmp::gt(seq, &Scalar::new(StringArray::from(vec![from.as_str()])))?;
-    let kept = arrow::compute::filter_record_batch(&batch, &keep)?;
-    Ok((kept.num_rows() > 0).then_some(kept))
 }

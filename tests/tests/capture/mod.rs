@@ -6,6 +6,7 @@
 
 mod kinds;
 mod load;
+mod many;
 pub mod replay;
 mod shop;
 
