@@ -41,7 +41,7 @@ use ingest_core::{CancellationToken, Error, ErrorKind, Result};
 
 use self::args::{Cli, Global, LogFormat, LogLevel, Verb};
 use self::output::{Outcome, Stop, note, print, print_error, print_problems};
-use crate::config::{Config, LoadOptions, Loaded};
+use crate::config::{Config, DEFAULT_MEMORY, LoadOptions, Loaded};
 use crate::registry::Registry;
 
 /// Runs the command line of this process with these connectors.
@@ -53,7 +53,7 @@ use crate::registry::Registry;
 /// }
 /// ```
 pub fn cli(registry: Registry) -> ExitCode {
-    ingest_heap::give_back_large_blocks();
+    ingest_heap::fit(DEFAULT_MEMORY.0);
     cli_from(registry, std::env::args_os())
 }
 
@@ -185,7 +185,9 @@ impl App {
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Loaded, Stop> {
-        Ok(Config::load(options, &self.registry)?)
+        let loaded = Config::load(options, &self.registry)?;
+        ingest_heap::fit(loaded.config.memory.0);
+        Ok(loaded)
     }
 
     /// Loads the configuration for a source.
