@@ -137,7 +137,8 @@ def bound(server, name, loaded, size, best):
     get, ingest = (best[what]["cpu"] for what in ("sftp get", "ingest run"))
     a_gb = [seconds / size * 1e9 for seconds in (served, get, ingest, local)]
     print("{}: CPU a GB: server {:.1f} s, sftp get {:.1f} s, ingest {:.1f} s (from a folder {:.1f} s)".format(name, *a_gb))
-    print(f"{name}: with every core at work at most {(served + get) / (served + ingest):.2f} of sftp get")
+    least = (served + ingest) / os.cpu_count()
+    print(f"{name}: with every core at work at most {best['sftp get']['wall'] / least:.2f} of sftp get")
 
 
 def main():
